@@ -1,0 +1,1 @@
+"""CAST: contrastive adaptation and distillation of foundation models into small instance segmenters."""

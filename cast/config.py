@@ -1,0 +1,475 @@
+"""Every setting of an experiment, once, typed: unknown keys and wrong types are errors that name the key.
+
+``load(path)`` reads one YAML file (with the files it ``extends``), ``resolve(mapping)`` validates a
+mapping that Snakemake has already read. The stages receive only their own part of the result.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from cast.errors import CastError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+HueShift = Annotated[float, Field(ge=0.0, le=0.5)]  # share of the colour circle
+Size = tuple[PositiveInt, PositiveInt]
+ROLE_OF_STAGE = {"adapt_teacher": "teacher", "distill_student": "student", "refine_student": "student"}
+
+
+class Settings(BaseModel):
+    """Base of all settings: no unknown keys, no changes after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+# --- data ---------------------------------------------------------------------------------------------------
+
+
+class SyntheticScenes(Settings):
+    """Scenes drawn by this package (cast/data/streets.py, cast/data/cells.py)."""
+
+    format: Literal["streets", "cells"]
+    domain: Literal["source", "target"] = "target"
+    image_size: Size = (96, 96)
+    train_images: PositiveInt
+    validation_images: Annotated[int, Field(ge=0)] = 0
+    seed: int = 0
+
+
+class CocoFolder(Settings):
+    """Any folder of images with a COCO instance file, below ``data_root``."""
+
+    format: Literal["coco"]
+    annotations: str = "instances.json"
+    images: str = "images"
+    # A separate COCO file for validation; without one, `validation_images` are split off.
+    validation_annotations: str | None = None
+    validation_images: Annotated[int, Field(ge=0)] = 0
+    # Group images by brightness and colourfulness so that every split holds each kind in proportion.
+    stratify: Literal["none", "appearance"] = "none"
+    # Photographs with a bright background are inverted on reading: one polarity for the models.
+    invert_bright: bool = False
+    seed: int = 0
+
+
+Data = Annotated[SyntheticScenes | CocoFolder, Field(discriminator="format")]
+
+
+class SplitSettings(Settings):
+    """Which training images keep their labels."""
+
+    labelled_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+
+
+# --- models -------------------------------------------------------------------------------------------------
+
+
+class PretrainedModel(Settings):
+    """A transformers model: downloaded (``pretrained``) or built from an ``architecture``."""
+
+    # Hub id or local folder in Hugging Face layout; wins over `architecture`.
+    pretrained: str | None = None
+    revision: str | None = None
+    # Keyword arguments of the transformers configuration class, for models trained by this package.
+    architecture: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> PretrainedModel:
+        if self.pretrained is None and self.architecture is None:
+            raise ValueError("give `pretrained` (hub id or folder) or `architecture`")
+        return self
+
+
+class StudentSettings(Settings):
+    """DINOv2-S + DPT + masked-attention transformer decoder (about 52 M parameters with the defaults)."""
+
+    encoder: str = "vit_small_patch14_dinov2.lvd142m"  # timm name
+    encoder_args: dict[str, Any] = {}  # further arguments of timm.create_model
+    encoder_pretrained: bool = True  # timm's weights from the hub, unless rule foundation trains the encoder
+    encoder_blocks: tuple[PositiveInt, ...] = (3, 6, 9, 12)  # method.md, training settings; counted from 1
+    dpt_widths: tuple[PositiveInt, ...] = (96, 192, 384, 768)  # method.md
+    feature_dim: PositiveInt = 384  # DPT fusion width, method.md
+    decoder_dim: PositiveInt = 384  # method.md
+    decoder_heads: PositiveInt = 8  # method.md
+    decoder_feedforward: PositiveInt = 2048  # method.md
+    decoder_layers: PositiveInt = 9  # Mask2Former
+    num_queries: PositiveInt = 100  # Mask2Former
+    mask_stride: Literal[1, 2, 4] = 4  # Mask2Former: mask logits at a quarter of the image
+    # Aids for decoders trained from scratch in few steps; the paper has none of them.
+    query_prior: bool = False  # queries pooled from a grid of the image, with a Gaussian on the mask logits
+    convolutional_stem: bool = False  # local features at the mask stride, added to the DPT's output
+    semantic_head: bool = False  # per-pixel classes from the mask features, for criterion.semantic_weight
+
+
+class CriterionSettings(Settings):
+    """Mask2Former's set criterion (method.md, L_sup for the student)."""
+
+    class_weight: NonNegative = 2.0
+    mask_weight: NonNegative = 5.0
+    dice_weight: NonNegative = 5.0
+    no_object_weight: NonNegative = 0.1
+    num_points: PositiveInt = 12544
+    oversample_ratio: PositiveFloat = 3.0
+    importance_sample_ratio: Fraction = 0.75
+    # Per-pixel classification on the mask features; an aid for tiny students, not in the paper.
+    semantic_weight: NonNegative = 0.0
+
+
+class TeacherLossSettings(Settings):
+    """Weights of L_sup for the composite teacher (method.md)."""
+
+    detector_weight: NonNegative = 1.0
+    mask_focal_weight: NonNegative = 20.0  # SAM 2, appendix on training
+    mask_dice_weight: NonNegative = 1.0  # SAM 2
+    mask_iou_weight: NonNegative = 1.0  # SAM 2
+    box_jitter: Fraction = 0.1  # noise on prompted boxes, share of the box side (SAM)
+    max_prompts: PositiveInt = 32  # boxes prompted per image and step
+
+
+class ContrastiveSettings(Settings):
+    """L_pxl, the instance-aware pixel-wise contrastive loss (method.md)."""
+
+    embedding_dim: PositiveInt = 128
+    num_negatives: PositiveInt = 200
+    temperature_start: PositiveFloat = 0.3
+    temperature_end: PositiveFloat = 0.07
+    cross_image_masks: bool = False  # the paper's formula; a query index means nothing across images
+    num_anchors: PositiveInt | None = None  # anchors drawn per step; all pixels when unset
+    candidate_pool: PositiveInt | None = None  # pixels from which negatives are drawn; all when unset
+    anchor_chunk: PositiveInt = 512  # anchors held in memory at a time
+
+
+# --- training -----------------------------------------------------------------------------------------------
+
+
+class TrainSettings(Settings):
+    """One training run: the shared loop's schedule, optimiser, views and logging."""
+
+    steps: PositiveInt
+    labelled_batch: PositiveInt = 8
+    unlabelled_batch: PositiveInt = 8  # beside the labelled images, when the recipe uses pseudo-labels
+    # Views (method.md): crop (height, width) in pixels, scale of the resize before it, flips, colour.
+    image_size: Size
+    resize_range: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)
+    flip_vertical: bool = False  # microscopy and aerial images have no up; also allows quarter turns
+    # Instances of which the crop shows no more pixels than this are no targets.
+    min_visible_area: Annotated[int, Field(ge=0)] = 5
+    # Largest changes of brightness, contrast, saturation and hue (method.md, L_pxl views).
+    strong_jitter: tuple[Fraction, Fraction, Fraction, HueShift] = (0.4, 0.4, 0.4, 0.1)
+    strong_grayscale: Fraction = 0.2  # probability, method.md
+    strong_blur_kernel: Literal[1, 3, 5, 7, 9, 11] = 5  # pixels, method.md
+    strong_blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
+    strong_labelled: bool = False  # L_sup on the strong view too
+    # Optimiser
+    lr: PositiveFloat
+    weight_decay: NonNegative = 0.05
+    # Factor on the learning rate by parameter-name prefix, longest match wins; 0 freezes.
+    lr_scales: dict[str, NonNegative] = {}
+    schedule: Literal["polynomial", "cosine", "multistep", "constant"] = "polynomial"
+    poly_power: PositiveFloat = 0.9
+    milestones: tuple[PositiveInt, ...] = ()  # multistep: the learning rate falls to a tenth at each
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    clip_norm: PositiveFloat | None = 0.01
+    ema_decay: Fraction | None = None
+    accumulate: PositiveInt = 1
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    # Machinery
+    workers: Annotated[int, Field(ge=0)] = 0
+    cache_gigabytes: NonNegative = 1.0  # decoded images kept in memory, shared out among the workers
+    log_seconds: PositiveFloat = 10.0
+    diagnostics_every: PositiveInt = 50
+
+
+class FoundationSettings(Settings):
+    """θ_T⁰ and the student encoder: pretrained on ``source`` where nothing is downloaded."""
+
+    source: Data | None = None
+    detector: TrainSettings | None = None
+    segmenter: TrainSettings | None = None
+    student_encoder: TrainSettings | None = None
+
+
+class PseudoLabelSettings(Settings):
+    """Which predictions become pseudo-labels (method.md)."""
+
+    # A number, or `auto`: calibrated on the labelled images so that kept instances per image
+    # match `auto_count_ratio` of the labelled images' (library_facts: about 0.7 worked).
+    score_threshold: Fraction | Literal["auto"] = 0.7
+    auto_count_ratio: PositiveFloat = 0.7
+    min_area: Annotated[int, Field(ge=0)] = 5  # pixels; instances must be larger
+    mask_threshold: Fraction = 0.5
+
+
+class InferenceSettings(Settings):
+    """How a model sees whole images."""
+
+    short_side: PositiveInt | None = None  # resize before inference; native size when unset
+    # Square windows for crowded or large images, in pixels after the resize; whole images when unset.
+    tile: PositiveInt | None = None
+    tile_stride: PositiveInt | None = None  # half the window's side when unset
+    cut_score_factor: Fraction = 0.5  # on detections that a window's edge cuts (library_facts)
+    score_threshold: Fraction = 0.05
+    max_instances: PositiveInt = 100  # per window
+    nms_iou: Fraction = 0.7  # duplicates of one class by mask (student) or box (teacher) overlap
+    mask_threshold: Fraction = 0.5  # a pixel is in the mask above this probability (method.md)
+    prompt_chunk: PositiveInt = 32  # teacher: boxes whose masks are decoded at a time
+    batch_size: PositiveInt = 8
+
+    @model_validator(mode="after")
+    def _windows_overlap(self) -> InferenceSettings:
+        if self.tile_stride is not None and (self.tile is None or self.tile_stride > self.tile):
+            raise ValueError("tile_stride must not exceed `tile`, which must be set: windows would leave gaps")
+        return self
+
+
+class RoleInference(Settings):
+    """Inference settings of both roles."""
+
+    teacher: InferenceSettings = InferenceSettings()
+    student: InferenceSettings = InferenceSettings()
+
+
+class EvaluateSettings(Settings):
+    """Mask AP by pycocotools."""
+
+    max_detections: tuple[PositiveInt, ...] = (100,)  # the first fills `mask_ap`
+    overlay_images: PositiveInt = 6
+    overlay_recipes: dict[str, str] = {}  # title of an overlay's column: recipe whose predictions it shows
+    # Lowest score drawn; `auto`: each model shows as many instances as the truth holds.
+    overlay_score: Fraction | Literal["auto"] = "auto"
+
+
+class ResourceSettings(Settings):
+    """What a job that runs a model asks of the machine; changing it reruns nothing."""
+
+    threads: PositiveInt = 1
+    gpu: Annotated[int, Field(ge=0)] = 0
+    mem_mb: PositiveInt = 4000
+    runtime: PositiveInt = 120  # minutes
+
+
+# --- the training graph -------------------------------------------------------------------------------------
+
+
+class Recipe(Settings):
+    """One training run of the graph: J(θ_start; D_l, D_u; λ_semi, λ_pxl)."""
+
+    stage: Literal["adapt_teacher", "distill_student", "refine_student"]
+    start: str = "foundation"
+    pseudo_labels: str | None = None  # recipe (or foundation) whose teacher labels D_u; none: D_u = ∅
+    lambda_semi: NonNegative = 0.0
+    lambda_pxl: NonNegative = 0.0
+    sampling: Literal["uniform", "mask_only", "class_only", "fusion"] = "fusion"
+    train: dict[str, Any] = {}  # differences from the stage's training settings
+
+    @property
+    def role(self) -> str:
+        """`teacher` or `student`."""
+        return ROLE_OF_STAGE[self.stage]
+
+
+class TableRow(Settings):
+    """One row of a results table: the recipe that fills it."""
+
+    role: Literal["teacher", "student"]
+    method: str  # as in paper_results.yaml
+    data: Literal["none", "labelled", "unlabelled", "labelled+unlabelled"]
+    recipe: str
+
+
+class Table(Settings):
+    """One results table."""
+
+    title: str
+    reported: str  # section of paper_results.yaml
+    rows: tuple[TableRow, ...]
+
+
+class Config(Settings):
+    """One experiment."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    provenance: Literal["demo", "measured"]  # how tables mark the figures
+    reported_dataset: Literal["cityscapes", "ade20k"] | None = None
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    data_root: Path | None = None
+    data: Data
+    split: SplitSettings = SplitSettings()
+    detector: PretrainedModel
+    segmenter: PretrainedModel
+    student: StudentSettings = StudentSettings()
+    criterion: CriterionSettings = CriterionSettings()
+    teacher_loss: TeacherLossSettings = TeacherLossSettings()
+    contrastive: ContrastiveSettings = ContrastiveSettings()
+    foundation: FoundationSettings = FoundationSettings()
+    adapt_teacher: TrainSettings
+    pseudo_label: PseudoLabelSettings = PseudoLabelSettings()
+    distill_student: TrainSettings
+    refine_student: TrainSettings
+    inference: RoleInference = RoleInference()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    resources: ResourceSettings = ResourceSettings()
+    recipes: dict[str, Recipe]
+    tables: dict[str, Table]
+
+    @model_validator(mode="after")
+    def _graph_is_closed(self) -> Config:
+        known = {"foundation", *self.recipes}
+        for name, recipe in self.recipes.items():
+            for field in ("start", "pseudo_labels"):
+                other = getattr(recipe, field)
+                if other is not None and other not in known:
+                    raise ValueError(f"recipes.{name}.{field}: no recipe is called '{other}'")
+            if recipe.lambda_semi > 0 and recipe.pseudo_labels is None:
+                raise ValueError(f"recipes.{name}: lambda_semi > 0 needs pseudo_labels")
+            teacher = self.recipes.get(recipe.pseudo_labels or "")
+            if teacher is not None and teacher.role != "teacher":
+                raise ValueError(f"recipes.{name}.pseudo_labels: '{recipe.pseudo_labels}' is not a teacher")
+            start = self.recipes.get(recipe.start)
+            if start is not None and start.role != recipe.role:
+                raise ValueError(f"recipes.{name}.start: '{recipe.start}' is a {start.role}")
+            self.train_settings(name)
+        for key, table in self.tables.items():
+            for row in table.rows:
+                if row.recipe not in known:
+                    raise ValueError(f"tables.{key}: no recipe is called '{row.recipe}'")
+        for title, name in self.evaluate.overlay_recipes.items():
+            if name not in known:
+                raise ValueError(f"evaluate.overlay_recipes.{title}: no recipe is called '{name}'")
+        return self
+
+    @model_validator(mode="after")
+    def _origins_are_known(self) -> Config:
+        if self.data_root is None and isinstance(self.data, CocoFolder):
+            raise ValueError("data_root: set it to the folder of the COCO dataset (--config data_root=DIR)")
+        for part in ("detector", "segmenter", "student_encoder"):
+            trained = getattr(self.foundation, part) is not None
+            if trained and self.foundation.source is None:
+                raise ValueError(f"foundation.{part}: training it needs foundation.source")
+            if not trained and part != "student_encoder" and getattr(self, part).pretrained is None:
+                raise ValueError(f"foundation.{part}: give its training settings, or set {part}.pretrained")
+        return self
+
+    def train_settings(self, recipe_name: str) -> TrainSettings:
+        """Training settings of a recipe: its stage's section with the recipe's differences applied."""
+        recipe = self.recipes[recipe_name]
+        base = getattr(self, recipe.stage).model_dump()
+        try:
+            return TrainSettings.model_validate(base | recipe.train)
+        except ValidationError as error:
+            raise ValueError(f"recipes.{recipe_name}.train: {_describe(error)}") from None
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def load(path: str | Path) -> Config:
+    """Read and validate one configuration file.
+
+    Raises:
+        CastError: the file is missing, is not YAML, or holds an unknown key or a wrong value.
+    """
+    path = Path(path)
+    return resolve(read_yaml(path), path.parent, str(path))
+
+
+def resolve(settings: dict[str, Any], folder: str | Path = "config", origin: str = "configuration") -> Config:
+    """Validate a mapping, completing it from `extends`, recipes.yaml and tables.yaml in `folder`.
+
+    An experiment's own `recipes` are laid over those of recipes.yaml, its `tables` take the place of tables.yaml.
+    A string for `student`, `detector.architecture` or `segmenter.architecture` names a YAML file in `folder`.
+
+    Raises:
+        CastError: an unknown key, a wrong type or value, or a recipe that does not exist.
+    """
+    folder = Path(folder)
+    merged = _extended(dict(settings), folder)
+    merged["recipes"] = merge(read_yaml(folder / "recipes.yaml"), merged.get("recipes", {}))
+    if "tables" not in merged:
+        merged["tables"] = read_yaml(folder / "tables.yaml")
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise CastError(f"{origin}: {_describe(error)}") from None
+
+
+def parse(kind: type[S], settings: dict[str, Any]) -> S:
+    """Validate the settings handed to one stage.
+
+    Raises:
+        CastError: an unknown key, a missing key or a wrong type.
+    """
+    try:
+        return kind.model_validate(settings)
+    except ValidationError as error:
+        raise CastError(f"--settings: {_describe(error)}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        CastError: the file is missing or is not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CastError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except yaml.YAMLError as error:
+        raise CastError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise CastError(f"{path}: must be a mapping of settings")
+    return content
+
+
+def _extended(settings: dict[str, Any], folder: Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    settings = _with_model_files(settings, folder)
+    base_name = settings.pop("extends", None)
+    if base_name is None:
+        return settings
+    base = str(base_name)
+    if base in seen:
+        raise CastError(f"{folder / base}: extends itself ({' > '.join((*seen, base))})")
+    return merge(_extended(read_yaml(folder / base), folder, (*seen, base)), settings)
+
+
+def _with_model_files(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`settings` with the YAML files that describe models read in; before merging, so that single keys of a
+    model can be changed by a file that extends this one."""
+    settings = dict(settings)
+    if isinstance(settings.get("student"), str):
+        settings["student"] = read_yaml(folder / settings["student"])
+    for part in ("detector", "segmenter"):
+        model = settings.get(part)
+        if isinstance(model, dict) and isinstance(model.get("architecture"), str):
+            settings[part] = model | {"architecture": read_yaml(folder / model["architecture"])}
+    return settings
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` laid over it, mapping by mapping; `changes` wins."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def _describe(error: ValidationError) -> str:
+    """One line: the first problems with their keys."""
+    lines = []
+    for problem in error.errors()[:5]:
+        key = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = "unknown key"
+        lines.append(f"{key}: {message}" if key else message)
+    return "; ".join(lines)
