@@ -1,0 +1,132 @@
+"""What flows between the parts: targets, batches and predicted instances.
+
+Letters in shapes: B images, N instances, H×W pixels of the crop or image, C classes without no-object.
+None is frozen: Fabric passes what enters and leaves a module through copies that it fills in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Target:
+    """The instances of one image.
+
+    Attributes:
+        masks: bool (N, H, W).
+        labels: int64 (N,), class indices 0 … C-1.
+    """
+
+    masks: Tensor
+    labels: Tensor
+
+    @property
+    def boxes(self) -> Tensor:
+        """float32 (N, 4), pixel edges x0, y0, x1, y1 (x1, y1 exclusive); masks must not be empty."""
+        return mask_boxes(self.masks)
+
+    def to(self, device: torch.device) -> Target:
+        """A copy on `device`."""
+        return Target(self.masks.to(device), self.labels.to(device))
+
+
+@dataclass
+class Batch:
+    """Two views of the same crops with their instances.
+
+    Attributes:
+        weak_images: float32 (B, 3, H, W), RGB in 0 … 1, geometry only.
+        strong_images: float32 (B, 3, H, W), the same geometry plus colour changes.
+        targets: B targets (ground truth or pseudo-labels).
+        valid: bool (B, H, W), False on padding.
+        image_ids: COCO ids.
+    """
+
+    weak_images: Tensor
+    strong_images: Tensor
+    targets: list[Target]
+    valid: Tensor
+    image_ids: list[int]
+
+    def to(self, device: torch.device) -> Batch:
+        """A copy on `device`."""
+        return Batch(
+            self.weak_images.to(device),
+            self.strong_images.to(device),
+            [target.to(device) for target in self.targets],
+            self.valid.to(device),
+            self.image_ids,
+        )
+
+
+@dataclass
+class Instances:
+    """Predicted instances of one image, best first.
+
+    Attributes:
+        masks: bool (N, H, W) at the image's own size.
+        labels: int64 (N,), class indices 0 … C-1.
+        scores: float32 (N,) in 0 … 1.
+    """
+
+    masks: Tensor
+    labels: Tensor
+    scores: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, keep: Tensor) -> Instances:
+        """Those selected by a boolean mask or by indices."""
+        return Instances(self.masks[keep], self.labels[keep], self.scores[keep])
+
+    @staticmethod
+    def empty(height: int, width: int) -> Instances:
+        """No instances in an image of this size."""
+        return Instances(
+            torch.zeros(0, height, width, dtype=torch.bool),
+            torch.zeros(0, dtype=torch.int64),
+            torch.zeros(0),
+        )
+
+
+@dataclass
+class LearnerOutput:
+    """What a model in training hands to the objective for one view of B images.
+
+    Attributes:
+        losses: weighted scalar terms; their sum is L_sup or L_semi.
+        features: float (B, D, h, w), the encoder's deepest map of these images.
+        mask_logits: float (B, K, H', W'), detached: masks of the K queries or prompts.
+        class_probabilities: float (B, K, C+1), detached, no-object last.
+        query_valid: bool (B, K), False on padded prompts.
+    """
+
+    losses: dict[str, Tensor]
+    features: Tensor
+    mask_logits: Tensor
+    class_probabilities: Tensor
+    query_valid: Tensor
+
+
+def mask_boxes(masks: Tensor) -> Tensor:
+    """Tight boxes of boolean masks.
+
+    Args:
+        masks: bool (N, H, W), none empty.
+
+    Returns:
+        float32 (N, 4), x0, y0, x1, y1 with exclusive ends, in pixels.
+    """
+    if len(masks) == 0:
+        return torch.zeros(0, 4, device=masks.device)
+    columns, rows = masks.any(1), masks.any(2)
+    x0 = columns.float().argmax(1)
+    y0 = rows.float().argmax(1)
+    x1 = masks.shape[2] - columns.flip(1).float().argmax(1)
+    y1 = masks.shape[1] - rows.flip(1).float().argmax(1)
+    return torch.stack([x0, y0, x1, y1], 1).float()
