@@ -12,7 +12,7 @@ from PIL import Image
 
 from cast.config import TrainSettings
 from cast.data.batch import Batch
-from cast.data.coco import CocoData, ImageRecord, new_annotation, read_coco, write_coco
+from cast.data.coco import Annotation, CocoData, ImageRecord, new_annotation, read_coco, write_coco
 from cast.data.loader import SampleCache, image_tensors, training_batches
 from cast.errors import CastError
 
@@ -27,7 +27,8 @@ def train_settings(**changes: object) -> TrainSettings:
 def data(tmp_path: Path) -> CocoData:
     """Seven noisy images; the last has no instance, image 103 a bright background."""
     rng = np.random.default_rng(0)
-    records, annotations = [], []
+    records: list[ImageRecord] = []
+    annotations: list[Annotation] = []
     for index in range(7):
         pixels = rng.integers(0, 100, (40, 30 + index, 3), dtype=np.uint8)
         Image.fromarray(pixels + np.uint8(150 * (index == 3))).save(tmp_path / f"{index}.png")
@@ -63,7 +64,8 @@ def same(one: Batch, other: Batch) -> bool:
 def test_shapes(data: CocoData) -> None:
     (batch,) = take(data, 1)
     assert batch.weak_images.shape == batch.strong_images.shape == (3, 3, 24, 32)
-    assert batch.weak_images.dtype == torch.float32 and batch.valid.dtype == torch.bool
+    assert batch.weak_images.dtype == torch.float32
+    assert batch.valid.dtype == torch.bool
     assert batch.valid.shape == (3, 24, 32)
     assert [len(target.labels) for target in batch.targets] == [len(target.masks) for target in batch.targets]
 
@@ -73,7 +75,11 @@ def test_batch_is_a_function_of_seed_and_step(data: CocoData) -> None:
     for resumed, batch in zip(take(data, 3, start=3), whole[3:], strict=True):
         assert same(resumed, batch)
     assert not same(take(data, 1, seed=6)[0], whole[0])
-    assert not torch.equal(whole[0].weak_images[0], whole[0].weak_images[1])
+
+
+def test_every_step_and_position_has_its_own_view(data: CocoData) -> None:
+    seen = [view for batch in take(data.subset([100]), 3, size=2) for view in batch.strong_images]
+    assert all(not torch.equal(one, other) for one, other in itertools.combinations(seen, 2))
 
 
 def test_workers_change_nothing(data: CocoData) -> None:
@@ -103,7 +109,8 @@ def test_epochs_shuffle_without_replacement(data: CocoData) -> None:
 
 def test_batch_larger_than_the_dataset(data: CocoData) -> None:
     (batch,) = take(data.subset([100, 106]), 1, size=5)
-    assert len(batch.image_ids) == 5 and set(batch.image_ids) == {100, 106}
+    assert len(batch.image_ids) == 5
+    assert set(batch.image_ids) == {100, 106}
     empty = [target for target, image in zip(batch.targets, batch.image_ids, strict=True) if image == 106]
     assert all(target.masks.shape == (0, 24, 32) for target in empty)
 
@@ -128,6 +135,7 @@ def test_image_tensors(data: CocoData) -> None:
     assert [record.id for record, _ in items] == list(range(100, 107))
     record, image = items[3]
     pixels = np.asarray(Image.open(data.image_root / record.file_name))
-    assert image.dtype == torch.float32 and image.shape == (3, 40, 33)
+    assert image.dtype == torch.float32
+    assert image.shape == (3, 40, 33)
     assert torch.allclose(image, torch.from_numpy((255 - pixels) / 255).permute(2, 0, 1).float(), atol=1e-6)
     assert next(image_tensors(data, False, short_side=15))[1].shape == (3, 20, 15)

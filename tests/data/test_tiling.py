@@ -42,7 +42,7 @@ def discs(height: int, width: int, radius: int, seed: int, count: int = 40) -> T
     ys, xs = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     number = 0
     for _ in range(count):
-        y, x, r = rng.integers(height), rng.integers(width), rng.integers(2, radius + 1)
+        y, x, r = (int(value) for value in rng.integers((0, 0, 2), (height, width, radius + 1)))
         distance = (ys - y) ** 2 + (xs - x) ** 2
         if (image[0][distance <= (r + 1) ** 2] > 0).any():
             continue
@@ -107,7 +107,8 @@ def test_padding_has_the_mean_colour_and_no_detections() -> None:
     found = predict_image(everything, image, inference(tile=32))
     assert torch.allclose(seen[0][0, :, 10:].flatten(1), image.mean((1, 2))[:, None], atol=1e-6)
     assert torch.equal(seen[0][0, :, :10, :20], image)
-    assert found.masks.shape == (1, 10, 20) and found.masks.all()
+    assert found.masks.shape == (1, 10, 20)
+    assert found.masks.all()
     assert found.scores.tolist() == pytest.approx([0.8])  # the image's border is no cut
 
 
@@ -183,9 +184,11 @@ def test_dataset_returns_the_records_size(tile: int | None) -> None:
     image[0, 0, 39] = 2  # vanishes in the smaller record
     ((_, larger),) = predict_dataset(oracle, [(ImageRecord(1, "", 80, 60), image)], inference(tile=tile))
     assert larger.masks.shape == (2, 60, 80)
-    assert larger.masks[0, 20:40, 16:32].all() and larger.masks[0].sum() == 20 * 16
+    assert larger.masks[0, 20:40, 16:32].all()
+    assert larger.masks[0].sum() == 20 * 16
     ((_, smaller),) = predict_dataset(oracle, [(ImageRecord(1, "", 10, 8), image)], inference(tile=tile))
-    assert len(smaller) == 1 and smaller.masks.shape == (1, 8, 10)
+    assert len(smaller) == 1
+    assert smaller.masks.shape == (1, 8, 10)
 
 
 @pytest.mark.parametrize("size", [(37, 90), (20, 15), (64, 64)])

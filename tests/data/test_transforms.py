@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -84,7 +86,8 @@ def test_strong_view_has_the_weak_geometry() -> None:
         random_sample(np.random.default_rng(0), (60, 80)), train_settings(), np.random.default_rng(0)
     )
     assert not torch.allclose(view.strong, view.weak, atol=1e-2)
-    assert 0 <= view.strong.min() and view.strong.max() <= 1
+    assert view.strong.min() >= 0
+    assert view.strong.max() <= 1
 
 
 def test_identity_geometry_returns_the_image() -> None:
@@ -145,8 +148,10 @@ def test_slivers_crowds_and_empty_images() -> None:
     still = train_settings(resize_range=(1.0, 1.0), min_visible_area=5)
     assert views(sample, still, np.random.default_rng(0)).target.labels.tolist() == [1]
     empty = views(Sample.of(image, []), train_settings(), np.random.default_rng(0)).target
-    assert empty.masks.shape == (0, 48, 64) and empty.masks.dtype == torch.bool
-    assert empty.labels.shape == (0,) and empty.labels.dtype == torch.int64
+    assert empty.masks.shape == (0, 48, 64)
+    assert empty.masks.dtype == torch.bool
+    assert empty.labels.shape == (0,)
+    assert empty.labels.dtype == torch.int64
 
 
 def test_only_touching_masks_are_decoded() -> None:
@@ -162,6 +167,26 @@ def test_only_touching_masks_are_decoded() -> None:
         warp_masks(sample, Geometry(5, 5, 80, 80, (80, 80), 0, 0, (80, 80), 0, False), 0)
 
 
+def test_instances_at_the_crop_border_are_kept_and_those_beyond_are_not() -> None:
+    size = (50, 60)
+    lines: list[Any] = [
+        np.s_[10, 15:30],
+        np.s_[29, 15:30],
+        np.s_[15:25, 12],
+        np.s_[15:25, 41],
+    ]  # inside the border
+    lines += [np.s_[9, 15:30], np.s_[30, 15:30], np.s_[15:25, 11], np.s_[15:25, 42]]  # one pixel beyond
+    annotations = []
+    for label, line in enumerate(lines):
+        mask = np.zeros(size, dtype=bool)
+        mask[line] = True
+        annotations.append(new_annotation(label, 1, label, mask))
+    sample = Sample.of(np.zeros((*size, 3), dtype=np.uint8), annotations)
+    target = warp_masks(sample, Geometry(10, 12, 20, 30, (20, 30), 0, 0, (20, 30), 0, False), 0)
+    assert target.labels.tolist() == [0, 1, 2, 3]
+    assert target.masks.sum((1, 2)).tolist() == [15, 15, 10, 10]
+
+
 @pytest.mark.parametrize("shift", [-0.5, -0.1, 0.0, 0.07, 0.5])
 def test_hue_equals_torchvision(shift: float) -> None:
     image = torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0))
@@ -174,8 +199,10 @@ def test_hue_equals_torchvision(shift: float) -> None:
 def test_grayscale_probability_and_seed() -> None:
     image = torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(0))
     grey = change_colours(image, train_settings(strong_grayscale=1.0), np.random.default_rng(0))
-    assert torch.allclose(grey[0], grey[1]) and torch.allclose(grey[1], grey[2])
+    assert torch.allclose(grey[0], grey[1])
+    assert torch.allclose(grey[1], grey[2])
     first, again, other = (
         change_colours(image, train_settings(), np.random.default_rng(s)) for s in (1, 1, 2)
     )
-    assert torch.equal(first, again) and not torch.allclose(first, other, atol=1e-3)
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other, atol=1e-3)
