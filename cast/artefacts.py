@@ -47,7 +47,9 @@ def artefact_folder(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     except OSError as error:
-        raise CastError(f"{out}: cannot be written ({error.strerror}); check the folder's permissions") from None
+        raise CastError(
+            f"{out}: cannot be written ({error.strerror}); check the folder's permissions"
+        ) from None
     try:
         yield temporary
         manifest = {

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from cast.errors import CastError
 
@@ -154,8 +162,9 @@ class TrainSettings(Settings):
     """One training run: the shared loop's schedule, optimiser, views and logging."""
 
     steps: PositiveInt
+    # Images per step. Without pseudo-labels the whole batch is labelled, so that controls see as many images.
     labelled_batch: PositiveInt = 8
-    unlabelled_batch: PositiveInt = 8  # beside the labelled images, when the recipe uses pseudo-labels
+    unlabelled_batch: Annotated[int, Field(ge=0)] = 0
     # Views (method.md): crop (height, width) in pixels, scale of the resize before it, flips, colour.
     image_size: Size
     resize_range: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)
@@ -226,7 +235,7 @@ class InferenceSettings(Settings):
     @model_validator(mode="after")
     def _windows_overlap(self) -> InferenceSettings:
         if self.tile_stride is not None and (self.tile is None or self.tile_stride > self.tile):
-            raise ValueError("tile_stride must not exceed `tile`, which must be set: windows would leave gaps")
+            raise ValueError("tile_stride needs `tile` and must not exceed it: windows would leave gaps")
         return self
 
 
@@ -384,7 +393,7 @@ def load(path: str | Path) -> Config:
 def resolve(settings: dict[str, Any], folder: str | Path = "config", origin: str = "configuration") -> Config:
     """Validate a mapping, completing it from `extends`, recipes.yaml and tables.yaml in `folder`.
 
-    An experiment's own `recipes` are laid over those of recipes.yaml, its `tables` take the place of tables.yaml.
+    An experiment's own `recipes` are laid over recipes.yaml, its `tables` take the place of tables.yaml.
     A string for `student`, `detector.architecture` or `segmenter.architecture` names a YAML file in `folder`.
 
     Raises:
@@ -442,16 +451,23 @@ def _extended(settings: dict[str, Any], folder: Path, seen: tuple[str, ...] = ()
 
 
 def _with_model_files(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """`settings` with the YAML files that describe models read in; before merging, so that single keys of a
-    model can be changed by a file that extends this one."""
+    """`settings` with the files that describe models read in.
+
+    This comes before merging, so that a file that extends this one can change single keys of a model.
+    """
     settings = dict(settings)
     if isinstance(settings.get("student"), str):
-        settings["student"] = read_yaml(folder / settings["student"])
+        settings["student"] = _model(folder / settings["student"])
     for part in ("detector", "segmenter"):
         model = settings.get(part)
         if isinstance(model, dict) and isinstance(model.get("architecture"), str):
-            settings[part] = model | {"architecture": read_yaml(folder / model["architecture"])}
+            settings[part] = model | {"architecture": _model(folder / model["architecture"])}
     return settings
+
+
+def _model(path: Path) -> dict[str, Any]:
+    """A model's file, completed from the one beside it that it `extends`."""
+    return _extended(read_yaml(path), path.parent, (path.name,))
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,51 @@
+"""Predict a dataset with a model and measure mask AP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from cast.artefacts import artefact_folder, write_json
+from cast.config import InferenceSettings, Settings, parse
+from cast.data.coco import read_coco
+from cast.errors import CastError
+from cast.evaluation.coco import evaluate_masks
+from cast.stages.prediction import load_model, predict, write_predictions
+
+
+class EvaluateRun(Settings):
+    """Settings of one evaluation."""
+
+    role: Literal["teacher", "student"]
+    inference: InferenceSettings
+    max_detections: tuple[int, ...]
+    invert_bright: bool
+
+
+def run(settings: dict[str, Any], model: Path, data: Path, out: Path) -> None:
+    """Write predictions.json and metrics.json.
+
+    Args:
+        settings: of an `EvaluateRun`.
+        model: teacher or student folder.
+        data: COCO JSON with the truth.
+        out: folder to make.
+    """
+    evaluation = parse(EvaluateRun, settings)
+    truth = read_coco(data)
+    if not any(not annotation.is_crowd for annotation in truth.annotations):
+        raise CastError(
+            f"{data}: no instance to evaluate against; set data.validation_images or "
+            "data.validation_annotations"
+        )
+    network = load_model(model, evaluation.role, truth.class_names)
+    models = [model / "detector", model / "segmenter"] if evaluation.role == "teacher" else [model]
+    inputs = [*(folder for folder in models if (folder / "manifest.json").exists()), data]
+    with artefact_folder(out, "evaluate", settings, inputs) as folder:
+        annotations = predict(
+            network, truth, evaluation.inference, evaluation.invert_bright, f"evaluate {out.name}"
+        )
+        write_predictions(folder / "predictions.json", truth, annotations)
+        metrics = evaluate_masks(truth, annotations, evaluation.max_detections)
+        write_json(folder / "metrics.json", metrics)
+        print(f"{out.name}: mask AP {metrics['mask_ap']:.1f}, AP50 {metrics['mask_ap50']:.1f}", flush=True)

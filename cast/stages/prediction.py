@@ -1,0 +1,68 @@
+"""What pseudo-labelling and evaluation share: a model's predictions on a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cast.config import InferenceSettings
+from cast.data.batch import Instances
+from cast.data.coco import Annotation, CocoData, write_coco
+from cast.data.loader import image_tensors
+from cast.data.pseudo_labels import instances_to_annotations
+from cast.data.tiling import predict_dataset
+from cast.student.model import Student, load_student
+from cast.teacher.composite import CompositeTeacher, load_teacher
+from cast.training.progress import Progress
+
+LOG_SECONDS = 10.0
+
+
+def load_model(folder: Path, role: str, class_names: list[str]) -> CompositeTeacher | Student:
+    """The teacher or student in `folder`, in eval mode on the device at hand.
+
+    Raises:
+        CastError: the folder holds no such model, or one of other classes.
+    """
+    model: CompositeTeacher | Student
+    if role == "teacher":
+        model = load_teacher(folder / "detector", folder / "segmenter", class_names)
+    else:
+        model = load_student(folder)
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def predict(
+    model: CompositeTeacher | Student,
+    data: CocoData,
+    inference: InferenceSettings,
+    invert_bright: bool,
+    label: str,
+) -> list[Annotation]:
+    """Scored annotations of every image of `data`, with progress."""
+    progress = Progress(label, len(data.images), LOG_SECONDS, "image")
+    images = image_tensors(data, invert_bright, inference.short_side)
+    annotations: list[Annotation] = []
+    with torch.inference_mode():
+        for done, (record, instances) in enumerate(
+            predict_dataset(_on_its_device(model, inference), images, inference), start=1
+        ):
+            annotations += instances_to_annotations(record, instances, first_id=len(annotations) + 1)
+            if progress.due(done):
+                progress.report(done)
+    return annotations
+
+
+def write_predictions(path: Path, data: CocoData, annotations: list[Annotation]) -> None:
+    """Predictions as COCO JSON over the images of `data`."""
+    write_coco(path, data.images, annotations, data.categories, data.image_root)
+
+
+def _on_its_device(
+    model: CompositeTeacher | Student, inference: InferenceSettings
+) -> Callable[[Tensor], list[Instances]]:
+    device = next(model.parameters()).device
+    return lambda images: model.predict(images.to(device), inference)

@@ -1,0 +1,139 @@
+"""The training loop of every stage."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from cast.config import ContrastiveSettings, TrainSettings
+from cast.data.batch import Batch
+from cast.errors import CastError
+from cast.losses.contrastive_diagnostics import diagnose
+from cast.losses.objective import Objective, Terms
+from cast.losses.pixel_contrastive import temperature_at
+from cast.training.ema import build_ema
+from cast.training.optimizer import build_optimizer, build_schedule
+from cast.training.progress import Progress
+
+Batches = Iterator[Batch] | None
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def train(
+    model: Model,
+    objective: Objective,
+    labelled: Batches,
+    unlabelled: Batches,
+    settings: TrainSettings,
+    contrastive: ContrastiveSettings,
+    label: str,
+    log_path: Path,
+) -> Model:
+    """Minimise J for `settings.steps` optimiser steps.
+
+    Args:
+        model: the network inside `objective.learner`; parameter-name prefixes refer to it.
+        objective: J with its weights.
+        labelled: endless batches of D_l, or None.
+        unlabelled: endless batches of D_u with pseudo-labels, or None.
+        settings: schedule, optimiser, precision.
+        contrastive: temperature schedule of L_pxl.
+        label: what the progress lines are headed with.
+        log_path: CSV of the losses and diagnostics over steps.
+
+    Returns:
+        The model with its averaged weights (EMA) where the settings ask for them, in eval mode on the CPU.
+
+    Raises:
+        CastError: the loss is not finite.
+    """
+    fabric = Fabric(accelerator="auto", devices=1, precision=settings.precision)
+    optimizer = build_optimizer(model, settings, objective.head.parameters() if objective.head else ())
+    schedule = build_schedule(optimizer, settings)
+    ema = build_ema(model, settings.ema_decay)
+    wrapped, optimizer = fabric.setup(objective, optimizer)
+    if ema is not None:
+        ema.to(fabric.device)
+    wrapped.train()
+    sources = (labelled, unlabelled)
+    log = TrainingLog(log_path, label, settings)
+    for step in range(settings.steps):
+        temperature = temperature_at(step, settings.steps, contrastive)
+        for micro_step in range(settings.accumulate):
+            batches = [next(source).to(fabric.device) if source else None for source in sources]
+            with fabric.no_backward_sync(wrapped, enabled=micro_step < settings.accumulate - 1):
+                terms: Terms = wrapped(batches[0], batches[1], temperature)
+                fabric.backward(terms.total / settings.accumulate)
+        if settings.clip_norm is not None:
+            fabric.clip_gradients(wrapped, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        log.add(step, terms, batches, optimizer.param_groups[-1]["lr"])
+        schedule.step()
+        if ema is not None:
+            ema.update_parameters(model)
+    trained = model if ema is None else cast(Model, ema.module)
+    return trained.cpu().eval()
+
+
+class TrainingLog:
+    """Progress lines, and a CSV with one row per interval of `diagnostics_every` steps.
+
+    Losses are means over the interval. Margin and false-negative rate (Proposition 3.1) are those of the
+    interval's last step.
+    """
+
+    def __init__(self, path: Path, label: str, settings: TrainSettings) -> None:
+        self.path, self.settings = path, settings
+        self.progress = Progress(label, settings.steps, settings.log_seconds)
+        self.recent: list[dict[str, Tensor]] = []
+        self.rows: list[dict[str, float]] = []
+
+    def add(self, step: int, terms: Terms, batches: list[Batch | None], lr: float) -> None:
+        """Record one step; print and write where an interval ends."""
+        self.recent.append(terms.named)
+        done = step + 1
+        if self.progress.due(done):
+            latest = _means(self.recent)
+            self._check_finite(latest, done, batches)
+            shown = "  ".join(
+                f"{name} {latest[name]:.3f}" for name in ("sup", "semi", "pxl") if name in latest
+            )
+            self.progress.report(done, f"{shown}  lr {lr:.1e}")
+        if done % self.settings.diagnostics_every == 0 or done == self.settings.steps:
+            row = {"step": done, "lr": lr} | _means(self.recent)
+            self._check_finite(row, done, batches)
+            self.rows.append(row | diagnose(terms, [batch for batch in batches if batch is not None]))
+            self.recent = []
+            self._write()
+
+    def _check_finite(self, means: dict[str, float], step: int, batches: list[Batch | None]) -> None:
+        broken = [name for name, value in means.items() if value != value or abs(value) == float("inf")]
+        if broken:
+            images = [image for batch in batches if batch is not None for image in batch.image_ids]
+            raise CastError(
+                f"{self.progress.label}: loss '{broken[0]}' is not finite by step {step} (latest image ids: "
+                f"{images}); lower lr or clip_norm, or check these images"
+            )
+
+    def _write(self) -> None:
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        with self.path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, names)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+def _means(named: list[dict[str, Tensor]]) -> dict[str, float]:
+    """Mean of every term over the steps that had it."""
+    names = dict.fromkeys(name for terms in named for name in terms)
+    return {
+        name: torch.stack([terms[name].float() for terms in named if name in terms]).mean().item()
+        for name in names
+    }
