@@ -1,0 +1,215 @@
+"""The student's image encoder: a timm vision transformer (DINOv2 by default) or a timm pyramid network.
+
+Letters in shapes: B images, H×W pixels, D channels, h×w cells of a feature map.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from timm.layers import resample_abs_pos_embed
+from timm.models import model_entrypoint
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cast.config import StudentSettings
+from cast.errors import CastError
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+# timm families whose blocks all work on one token grid and accept `dynamic_img_size`.
+TRANSFORMER_MODULES = ("timm.models.vision_transformer", "timm.models.deit", "timm.models.eva")
+
+
+class Encoder(nn.Module):
+    """Feature maps of an image from a timm model.
+
+    A transformer gives the maps of `encoder_blocks` (counted from 1), all on its patch grid, after its
+    final norm as DINOv2's own dense heads take them. Any other timm model gives its last
+    `len(encoder_blocks)` stages, a pyramid. Images of any size are resized to the nearest multiple of
+    the patch, so that the maps stay aligned with the whole image (no padding to crop away).
+
+    Attributes:
+        channels: channels of each map.
+        strides: nominal pixels of the image per cell of each map.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, settings: StudentSettings) -> None:
+        """Build the encoder, with timm's weights when `settings.encoder_pretrained`.
+
+        Raises:
+            CastError: unknown model or argument, blocks that do not exist, weights that cannot be had.
+        """
+        super().__init__()
+        self.name = settings.encoder
+        self.model, self.is_transformer = _build(settings)
+        count = len(settings.encoder_blocks)
+        if self.is_transformer:
+            self.blocks = _checked_blocks(settings, len(self.model.blocks))
+            patch = int(max(self.model.patch_embed.patch_size))
+            self.patch = patch
+            self.channels = [int(self.model.embed_dim)] * count
+            self.strides = [patch] * count
+            config = self.model.pretrained_cfg
+        else:
+            self.channels = list(self.model.feature_info.channels())
+            self.strides = list(self.model.feature_info.reduction())
+            self.patch = 1
+            config = self.model.pretrained_cfg if hasattr(self.model, "pretrained_cfg") else {}
+        mean, std = config.get("mean", (0.485, 0.456, 0.406)), config.get("std", (0.229, 0.224, 0.225))
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Feature maps, shallow to deep.
+
+        Args:
+            images: float (B, 3, H, W), RGB in 0 … 1.
+
+        Returns:
+            One (B, D, h, w) per entry of `channels`; the last is the deepest.
+        """
+        images = (images - self.mean) / self.std
+        size = [max(1, round(side / self.patch)) * self.patch for side in images.shape[-2:]]
+        if size != list(images.shape[-2:]):
+            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+        if not self.is_transformer:
+            return list(self.model(images))
+        # `stop_early`: blocks after the deepest map would cost time and get no gradient.
+        return self.model.forward_intermediates(
+            images, indices=self.blocks, norm=True, stop_early=True, intermediates_only=True
+        )
+
+
+class HasEncoder(Protocol):
+    """A model with an `encoder`."""
+
+    encoder: Encoder
+
+
+def save_encoder(student: HasEncoder, folder: str | Path) -> None:
+    """Write the encoder's weights alone: config.json and model.safetensors."""
+    encoder, folder = student.encoder, Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config: dict[str, Any] = {"model_type": "cast_encoder", "encoder": encoder.name}
+    if encoder.is_transformer:
+        config["grid_size"] = list(encoder.model.patch_embed.grid_size)
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file(_contiguous(encoder.model.state_dict()), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def load_encoder_weights(student: HasEncoder, folder: str | Path) -> None:
+    """Load weights written by `save_encoder`; position embeddings are resampled to this encoder's grid.
+
+    Raises:
+        CastError: a file is missing or broken, or the weights belong to another architecture.
+    """
+    encoder, folder = student.encoder, Path(folder)
+    config, state = read_config(folder, "cast_encoder"), read_weights(folder)
+    embedding = state.get("pos_embed")
+    if embedding is not None and encoder.is_transformer:
+        model = encoder.model
+        prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+        grid = list(model.patch_embed.grid_size)
+        state["pos_embed"] = resample_abs_pos_embed(embedding, grid, config.get("grid_size"), prefix)
+    load_state(encoder.model, state, folder / WEIGHTS_FILE)
+
+
+def read_config(folder: Path, model_type: str) -> dict[str, Any]:
+    """Read `config.json` of a model folder and check its `model_type`.
+
+    Raises:
+        CastError: the file is missing, is not JSON, or describes another kind of model.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not valid JSON"
+        raise CastError(f"{path}: cannot be read ({reason}); give a model folder written by cast") from None
+    found = config.get("model_type") if isinstance(config, dict) else None
+    if found != model_type:
+        raise CastError(f"{path}: model_type is {found!r}, expected {model_type!r}; give the right folder")
+    return config
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Read `model.safetensors` of a model folder.
+
+    Raises:
+        CastError: the file is missing or damaged.
+    """
+    path = folder / WEIGHTS_FILE
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CastError(f"{path}: cannot be read ({reason}); rerun the stage that writes it") from None
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: Path) -> None:
+    """Load a state dict whose keys and shapes must all agree.
+
+    Raises:
+        CastError: keys are missing or unexpected, or shapes differ; the message names the first ones.
+    """
+    own = model.state_dict()
+    problems = {
+        "missing": sorted(own.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - own.keys()),
+        "of another shape": sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape),
+    }
+    found = [f"{len(keys)} {kind} ({', '.join(keys[:3])})" for kind, keys in problems.items() if keys]
+    if found:
+        raise CastError(f"{origin}: weights do not fit the configured model: {'; '.join(found)}")
+    model.load_state_dict(state)
+
+
+def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().cpu().contiguous() for key, value in state.items()}
+
+
+def _build(settings: StudentSettings) -> tuple[Any, bool]:
+    name = settings.encoder
+    if not timm.is_model(name):
+        raise CastError(f"student.encoder: timm has no model '{name}'; timm.list_models() names them")
+    is_transformer = model_entrypoint(name.split(".")[0]).__module__ in TRANSFORMER_MODULES
+    arguments: dict[str, Any] = {"pretrained": settings.encoder_pretrained}
+    if is_transformer:
+        arguments |= {"num_classes": 0, "dynamic_img_size": True}
+    else:
+        stages = range(-len(settings.encoder_blocks), 0)
+        arguments |= {"features_only": True, "out_indices": tuple(stages)}
+    arguments |= settings.encoder_args
+    try:
+        return timm.create_model(name, **arguments), is_transformer
+    except (TypeError, AssertionError) as error:
+        raise CastError(f"student.encoder_args: {name} refuses them ({error})") from None
+    except Exception as error:
+        # The hub's client raises errors of many libraries when offline; none of them is ours to tell apart.
+        if not settings.encoder_pretrained:
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CastError(
+            f"student.encoder: weights of {name} cannot be had ({reason}); run "
+            f"`hf download timm/{name}` where there is a network and copy the hub cache here "
+            "(HF_HOME), or name the downloaded file in "
+            "student.encoder_args: {pretrained_cfg_overlay: {file: PATH}}"
+        ) from None
+
+
+def _checked_blocks(settings: StudentSettings, depth: int) -> list[int]:
+    blocks = settings.encoder_blocks
+    if list(blocks) != sorted(set(blocks)) or blocks[-1] > depth:
+        raise CastError(f"student.encoder_blocks: {list(blocks)} must rise and end at {depth} at most")
+    return [block - 1 for block in blocks]

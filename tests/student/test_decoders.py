@@ -1,0 +1,100 @@
+"""Pixel decoder, masked attention and the query prior."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cast.config import StudentSettings
+from cast.student.pixel_decoder import PixelDecoder
+from cast.student.query_prior import QueryPrior
+from cast.student.transformer_decoder import Attention, TransformerDecoder, attention_mask, sine_positions
+
+
+def test_patch_maps_become_a_pyramid():
+    decoder = PixelDecoder([16] * 4, [14] * 4, (8, 8, 12, 12), 10, 6, mask_stride=4)
+    maps = [torch.randn(1, 16, 6, 8) for _ in range(4)]
+    mask_features, pyramid = decoder(maps, torch.zeros(1, 3, 84, 112))
+    assert [tuple(p.shape) for p in pyramid] == [(1, 10, 3, 4), (1, 10, 6, 8), (1, 10, 12, 16)]
+    assert mask_features.shape == (1, 6, 21, 28)
+
+
+def test_stem_sees_the_pixels():
+    decoder = PixelDecoder([4] * 4, [8] * 4, (4,) * 4, 4, 4, mask_stride=2, convolutional_stem=True)
+    maps = [torch.randn(1, 4, 4, 4) for _ in range(4)]
+    dark, bright = torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32)
+    bright[..., :8, :8] = 1
+    change = (decoder(maps, bright)[0] - decoder(maps, dark)[0]).abs().sum(1)[0]
+    assert change.shape == (16, 16)
+    assert (change[:3, :3] > 0).all() and (change[6:, 6:] == 0).all()
+
+
+def test_attention_mask_is_shared_and_never_empty():
+    logits = torch.full((2, 3, 4, 4), -1.0)
+    logits[0, 0, :2, :2] = 1.0
+    logits[1, 2, 3, 3] = -float("inf")
+    allowed = attention_mask(logits, (2, 2))
+    assert allowed.shape == (2, 1, 3, 4)
+    assert allowed[0, 0, 0].tolist() == [True, False, False, False]
+    assert allowed[0, 0, 1].all() and allowed[1].all()
+
+
+def test_attention_ignores_what_it_may_not_see():
+    torch.manual_seed(0)
+    attention = Attention(8, 2)
+    query, memory = torch.randn(1, 3, 8), torch.randn(1, 5, 8)
+    allowed = torch.tensor([True, True, False, True, False]).expand(1, 1, 3, 5)
+    changed = memory.clone()
+    changed[:, [2, 4]] += 10
+    torch.testing.assert_close(
+        attention(query, memory, memory, allowed), attention(query, changed, changed, allowed)
+    )
+    assert not torch.allclose(attention(query, memory, memory), attention(query, changed, changed))
+
+
+def test_sine_positions_depend_on_relative_place():
+    coarse, fine = (sine_positions(n, n, 16, torch.zeros(1)).view(n, n, 16) for n in (4, 8))
+    torch.testing.assert_close(coarse[3, 1], fine[7, 3], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(coarse[0, :, :8], coarse[0, :1, :8].expand(4, 8))  # rows first
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+def test_deep_supervision(layers):
+    settings = StudentSettings(
+        feature_dim=8,
+        decoder_dim=16,
+        decoder_heads=2,
+        decoder_feedforward=8,
+        decoder_layers=layers,
+        num_queries=5,
+    )
+    pyramid = [torch.randn(2, 8, side, side) for side in (2, 4, 8)]
+    masks, classes = TransformerDecoder(settings, 3)(pyramid, torch.randn(2, 16, 8, 8))
+    assert len(masks) == len(classes) == layers + 1
+    assert masks[0].shape == (2, 5, 8, 8) and classes[0].shape == (2, 5, 4)
+
+
+@pytest.mark.parametrize(("queries", "grid"), [(25, (5, 5)), (30, (5, 6)), (7, (1, 7))])
+def test_prior_grid(queries, grid):
+    assert QueryPrior(queries, 4, 8).grid == grid
+
+
+@pytest.mark.parametrize("size", [(20, 20), (13, 31)])
+def test_prior_peaks_at_its_cell(size):
+    prior = QueryPrior(6, 4, 8)
+    offsets = prior.mask_offsets(size)
+    assert offsets.shape == (6, *size) and (offsets <= prior.peak).all()
+    for query, offset in enumerate(offsets):
+        row, column = divmod(int(offset.flatten().argmax()), size[1])
+        assert (row * 2 // size[0], column * 3 // size[1]) == divmod(query, 3)
+    prior.log_width.data += 1
+    assert (prior.mask_offsets(size) >= offsets).all()
+
+
+def test_prior_contents_come_from_the_cell():
+    prior = QueryPrior(4, 2, 2)
+    prior.project.weight.data.copy_(torch.eye(2))
+    prior.project.bias.data.zero_()
+    features = torch.zeros(1, 2, 6, 6)
+    features[0, 0, 3:, :3] = 1
+    assert prior.contents(features)[0, :, 0].tolist() == [0, 0, 1, 0]
