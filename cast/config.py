@@ -214,7 +214,6 @@ class PseudoLabelSettings(Settings):
     score_threshold: Fraction | Literal["auto"] = 0.7
     auto_count_ratio: PositiveFloat = 0.7
     min_area: Annotated[int, Field(ge=0)] = 5  # pixels; instances must be larger
-    mask_threshold: Fraction = 0.5
 
 
 class InferenceSettings(Settings):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,29 +15,40 @@ from cast.data.coco import Annotation, CocoData, write_coco
 from cast.data.loader import image_tensors
 from cast.data.pseudo_labels import instances_to_annotations
 from cast.data.tiling import predict_dataset
-from cast.student.model import Student, load_student
-from cast.teacher.composite import CompositeTeacher, load_teacher
 from cast.training.progress import Progress
 
 LOG_SECONDS = 10.0
 
 
-def load_model(folder: Path, role: str, class_names: list[str]) -> CompositeTeacher | Student:
+class Predictor(Protocol):
+    """A teacher or student."""
+
+    def predict(self, images: Tensor, inference: InferenceSettings) -> list[Instances]:
+        """Instances of images (B, 3, H, W) at that size."""
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """The model's parameters."""
+
+
+def load_model(folder: Path, role: str, class_names: list[str]) -> Predictor:
     """The teacher or student in `folder`, in eval mode on the device at hand.
 
     Raises:
         CastError: the folder holds no such model, or one of other classes.
     """
-    model: CompositeTeacher | Student
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # Imported where needed: the two roles' libraries take seconds each.
     if role == "teacher":
-        model = load_teacher(folder / "detector", folder / "segmenter", class_names)
-    else:
-        model = load_student(folder)
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        from cast.teacher.composite import load_teacher
+
+        return load_teacher(folder / "detector", folder / "segmenter", class_names).eval().to(device)
+    from cast.student.model import load_student
+
+    return load_student(folder).eval().to(device)
 
 
 def predict(
-    model: CompositeTeacher | Student,
+    model: Predictor,
     data: CocoData,
     inference: InferenceSettings,
     invert_bright: bool,
@@ -61,8 +73,6 @@ def write_predictions(path: Path, data: CocoData, annotations: list[Annotation])
     write_coco(path, data.images, annotations, data.categories, data.image_root)
 
 
-def _on_its_device(
-    model: CompositeTeacher | Student, inference: InferenceSettings
-) -> Callable[[Tensor], list[Instances]]:
+def _on_its_device(model: Predictor, inference: InferenceSettings) -> Callable[[Tensor], list[Instances]]:
     device = next(model.parameters()).device
     return lambda images: model.predict(images.to(device), inference)

@@ -41,7 +41,7 @@ def run(settings: dict[str, Any], model: Path, split: Path, out: Path) -> None:
         )
         threshold = labelling.pseudo_label.score_threshold
         if threshold == "auto":
-            # Read off the unlabelled images: on labelled ones, which the teacher has learnt, scores are higher.
+            # Read off the unlabelled images: on labelled ones, already learnt, the scores are higher.
             threshold = calibrate_threshold(
                 candidates, len(unlabelled.images), labelled, labelling.pseudo_label
             )
