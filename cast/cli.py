@@ -6,6 +6,7 @@ torch is imported only by the stages that need it.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -218,6 +219,8 @@ def _limit_threads(threads: int) -> None:
 
 def main() -> None:
     """Entry point: errors a user can cause print one line and exit with status 1."""
+    # The libraries' progress bars would break up the stages' own lines in the logs.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         app()
     except CastError as error:
