@@ -8,7 +8,7 @@ Each rule is one stage, `cast <stage>`; results lie in results/<name>/.
 
 import os
 
-from cast.config import resolve
+from cast.config_files import resolve
 from cast.errors import CastError
 from cast.plan import Plan, check_files
 

@@ -1,15 +1,13 @@
 """Every setting of an experiment, once, typed: unknown keys and wrong types are errors that name the key.
 
-``load(path)`` reads one YAML file (with the files it ``extends``), ``resolve(mapping)`` validates a
-mapping that Snakemake has already read. The stages receive only their own part of the result.
+cast/config_files.py reads them; a stage receives only its own part.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -19,8 +17,6 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-
-from cast.errors import CastError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -33,9 +29,6 @@ class Settings(BaseModel):
     """Base of all settings: no unknown keys, no changes after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-S = TypeVar("S", bound=Settings)
 
 
 # --- data ---------------------------------------------------------------------------------------------------
@@ -373,112 +366,10 @@ class Config(Settings):
         try:
             return TrainSettings.model_validate(base | recipe.train)
         except ValidationError as error:
-            raise ValueError(f"recipes.{recipe_name}.train: {_describe(error)}") from None
+            raise ValueError(f"recipes.{recipe_name}.train: {describe(error)}") from None
 
 
-# --- reading ------------------------------------------------------------------------------------------------
-
-
-def load(path: str | Path) -> Config:
-    """Read and validate one configuration file.
-
-    Raises:
-        CastError: the file is missing, is not YAML, or holds an unknown key or a wrong value.
-    """
-    path = Path(path)
-    return resolve(read_yaml(path), path.parent, str(path))
-
-
-def resolve(settings: dict[str, Any], folder: str | Path = "config", origin: str = "configuration") -> Config:
-    """Validate a mapping, completing it from `extends`, recipes.yaml and tables.yaml in `folder`.
-
-    An experiment's own `recipes` are laid over recipes.yaml, its `tables` take the place of tables.yaml.
-    A string for `student`, `detector.architecture` or `segmenter.architecture` names a YAML file in `folder`.
-
-    Raises:
-        CastError: an unknown key, a wrong type or value, or a recipe that does not exist.
-    """
-    folder = Path(folder)
-    merged = _extended(dict(settings), folder)
-    merged["recipes"] = merge(read_yaml(folder / "recipes.yaml"), merged.get("recipes", {}))
-    if "tables" not in merged:
-        merged["tables"] = read_yaml(folder / "tables.yaml")
-    try:
-        return Config.model_validate(merged)
-    except ValidationError as error:
-        raise CastError(f"{origin}: {_describe(error)}") from None
-
-
-def parse(kind: type[S], settings: dict[str, Any]) -> S:
-    """Validate the settings handed to one stage.
-
-    Raises:
-        CastError: an unknown key, a missing key or a wrong type.
-    """
-    try:
-        return kind.model_validate(settings)
-    except ValidationError as error:
-        raise CastError(f"--settings: {_describe(error)}") from None
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises:
-        CastError: the file is missing or is not a mapping.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CastError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except yaml.YAMLError as error:
-        raise CastError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise CastError(f"{path}: must be a mapping of settings")
-    return content
-
-
-def _extended(settings: dict[str, Any], folder: Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    settings = _with_model_files(settings, folder)
-    base_name = settings.pop("extends", None)
-    if base_name is None:
-        return settings
-    base = str(base_name)
-    if base in seen:
-        raise CastError(f"{folder / base}: extends itself ({' > '.join((*seen, base))})")
-    return merge(_extended(read_yaml(folder / base), folder, (*seen, base)), settings)
-
-
-def _with_model_files(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """`settings` with the files that describe models read in.
-
-    This comes before merging, so that a file that extends this one can change single keys of a model.
-    """
-    settings = dict(settings)
-    if isinstance(settings.get("student"), str):
-        settings["student"] = _model(folder / settings["student"])
-    for part in ("detector", "segmenter"):
-        model = settings.get(part)
-        if isinstance(model, dict) and isinstance(model.get("architecture"), str):
-            settings[part] = model | {"architecture": _model(folder / model["architecture"])}
-    return settings
-
-
-def _model(path: Path) -> dict[str, Any]:
-    """A model's file, completed from the one beside it that it `extends`."""
-    return _extended(read_yaml(path), path.parent, (path.name,))
-
-
-def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` laid over it, mapping by mapping; `changes` wins."""
-    merged = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merge(merged[key], value) if both else value
-    return merged
-
-
-def _describe(error: ValidationError) -> str:
+def describe(error: ValidationError) -> str:
     """One line: the first problems with their keys."""
     lines = []
     for problem in error.errors()[:5]:

@@ -22,13 +22,17 @@ def test_folder_appears_whole_with_its_manifest(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
 
 
+def write_and_fail(path):
+    path.write_text("new")
+    raise RuntimeError
+
+
 def test_failure_leaves_nothing_and_keeps_the_older_artefact(tmp_path):
     out = tmp_path / "made"
     with artefact_folder(out, "evaluate", {}, []) as folder:
         (folder / "file").write_text("old")
     with pytest.raises(RuntimeError), artefact_folder(out, "evaluate", {}, []) as folder:
-        (folder / "file").write_text("new")
-        raise RuntimeError
+        write_and_fail(folder / "file")
     assert (out / "file").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 

@@ -11,7 +11,8 @@ import jsonschema
 import pytest
 import yaml
 
-from cast.config import Config, load, merge, resolve
+from cast.config import Config
+from cast.config_files import load, merge, resolve
 from cast.errors import CastError
 from cast.schema import schema
 

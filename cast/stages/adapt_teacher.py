@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cast.artefacts import artefact_folder
-from cast.config import parse
+from cast.config_files import parse
 from cast.data.coco import read_coco
 from cast.stages.training import TeacherRun, fit, seed_run
 from cast.teacher.composite import load_teacher, save_teacher

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from cast.artefacts import artefact_folder
-from cast.config import StudentSettings, parse
+from cast.config import StudentSettings
+from cast.config_files import parse
 from cast.data.coco import read_coco
 from cast.losses.mask_classification import MaskClassificationCriterion
 from cast.stages.training import StudentRun, fit, seed_run

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cast.artefacts import artefact_folder, write_json
-from cast.config import InferenceSettings, Settings, parse
+from cast.config import InferenceSettings, Settings
+from cast.config_files import parse
 from cast.data.coco import read_coco
 from cast.errors import CastError
 from cast.evaluation.coco import evaluate_masks

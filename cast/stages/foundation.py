@@ -15,8 +15,8 @@ from cast.config import (
     StudentSettings,
     TeacherLossSettings,
     TrainSettings,
-    parse,
 )
+from cast.config_files import parse
 from cast.data.coco import CocoData, read_coco
 from cast.errors import CastError
 from cast.losses.mask_classification import MaskClassificationCriterion

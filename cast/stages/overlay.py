@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cast.config import EvaluateSettings, parse
+from cast.config import EvaluateSettings
+from cast.config_files import parse
 from cast.data.coco import Annotation, CocoData, load_image, read_coco
 from cast.data.pseudo_labels import count_instances, select, threshold_for_count
 from cast.errors import CastError

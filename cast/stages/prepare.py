@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from cast.artefacts import artefact_folder
-from cast.config import CocoFolder, Data, Settings, SyntheticScenes, parse
+from cast.config import CocoFolder, Data, Settings, SyntheticScenes
+from cast.config_files import parse
 from cast.data import cells, streets
 from cast.data.coco import (
     Annotation,

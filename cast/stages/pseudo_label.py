@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cast.artefacts import artefact_folder, write_json
-from cast.config import InferenceSettings, PseudoLabelSettings, Settings, parse
+from cast.config import InferenceSettings, PseudoLabelSettings, Settings
+from cast.config_files import parse
 from cast.data.coco import Annotation, read_coco
 from cast.data.pseudo_labels import calibrate_threshold, select
 from cast.evaluation.pseudo_label_audit import audit, audit_table

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cast.artefacts import artefact_folder
-from cast.config import SplitSettings, parse
+from cast.config import SplitSettings
+from cast.config_files import parse
 from cast.data.coco import Annotation, CocoData, read_coco, write_coco
 from cast.data.splits import appearance_groups, split_labelled
 from cast.errors import CastError

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cast.artefacts import artefact_folder
-from cast.config import Settings, Table, parse, read_yaml
+from cast.config import Settings, Table
+from cast.config_files import parse, read_yaml
 from cast.errors import CastError
 from cast.reporting.tables import format_text, results_table, write_table
 

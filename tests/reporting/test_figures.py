@@ -168,7 +168,7 @@ def test_stage_errors(tmp_path: Path) -> None:
         overlay.run({}, truth, [str(predictions)], tmp_path / "o.png")
     with pytest.raises(CastError, match="score"):
         overlay.run({}, truth, [f"student={truth}"], tmp_path / "o.png")
+    write_coco(tmp_path / "none.json", dataset(tmp_path, []).images, [], CATEGORIES, tmp_path)
     with pytest.raises(CastError, match="no instance"):
-        write_coco(tmp_path / "none.json", dataset(tmp_path, []).images, [], CATEGORIES, tmp_path)
         overlay.run({}, tmp_path / "none.json", [f"student={predictions}"], tmp_path / "o.png")
     assert not (tmp_path / "o.png").exists()

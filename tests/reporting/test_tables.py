@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cast.config import Table, TableRow, read_yaml
+from cast.config import Table, TableRow
+from cast.config_files import read_yaml
 from cast.errors import CastError
 from cast.reporting.tables import caption, format_text, reported_figures, results_table, write_table
 from cast.stages import tabulate

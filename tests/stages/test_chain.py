@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cast.config import load
+from cast.config_files import load
 from cast.data.coco import read_coco, write_coco
 from cast.errors import CastError
 from cast.plan import Plan

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cast.config import EvaluateSettings, Settings, load, parse
+from cast.config import EvaluateSettings, Settings
+from cast.config_files import load, parse
 from cast.plan import Plan
 from cast.stages import (
     distill_student,
