@@ -54,7 +54,9 @@ def evaluate(lambda_semi, lambda_pxl, labelled, unlabelled, **options):
 def test_labels_alone_are_the_sum_of_the_supervised_terms():
     learner, objective, terms = evaluate(0.0, 0.0, make_batch(), None)
     features = learner.encode(make_batch().weak_images)
-    assert terms.total == pytest.approx((features.mean() + 2 * features.pow(2).mean()).item(), rel=1e-5)
+    assert terms.total.item() == pytest.approx(
+        (features.mean() + 2 * features.pow(2).mean()).item(), rel=1e-5
+    )
     assert set(terms.named) == {"sup", "sup_first", "sup_second"}
     assert objective.head is None
 
