@@ -95,12 +95,17 @@ class StudentSettings(Settings):
     encoder: str = "vit_small_patch14_dinov2.lvd142m"  # timm name
     encoder_args: dict[str, Any] = {}  # further arguments of timm.create_model
     encoder_pretrained: bool = True  # timm's weights from the hub, unless rule foundation trains the encoder
-    encoder_blocks: tuple[PositiveInt, ...] = (3, 6, 9, 12)  # method.md, training settings; counted from 1
-    dpt_widths: tuple[PositiveInt, ...] = (96, 192, 384, 768)  # method.md
-    feature_dim: PositiveInt = 384  # DPT fusion width, method.md
-    decoder_dim: PositiveInt = 384  # method.md
-    decoder_heads: PositiveInt = 8  # method.md
-    decoder_feedforward: PositiveInt = 2048  # method.md
+    encoder_blocks: tuple[PositiveInt, ...] = (
+        3,
+        6,
+        9,
+        12,
+    )  # docs/method.md; counted from 1
+    dpt_widths: tuple[PositiveInt, ...] = (96, 192, 384, 768)  # docs/method.md
+    feature_dim: PositiveInt = 384  # DPT fusion width, docs/method.md
+    decoder_dim: PositiveInt = 384  # docs/method.md
+    decoder_heads: PositiveInt = 8  # docs/method.md
+    decoder_feedforward: PositiveInt = 2048  # docs/method.md
     decoder_layers: PositiveInt = 9  # Mask2Former
     num_queries: PositiveInt = 100  # Mask2Former
     mask_stride: Literal[1, 2, 4] = 4  # Mask2Former: mask logits at a quarter of the image
@@ -111,7 +116,7 @@ class StudentSettings(Settings):
 
 
 class CriterionSettings(Settings):
-    """Mask2Former's set criterion (method.md, L_sup for the student)."""
+    """Mask2Former's set criterion (docs/method.md, L_sup for the student)."""
 
     class_weight: NonNegative = 2.0
     mask_weight: NonNegative = 5.0
@@ -125,7 +130,7 @@ class CriterionSettings(Settings):
 
 
 class TeacherLossSettings(Settings):
-    """Weights of L_sup for the composite teacher (method.md)."""
+    """Weights of L_sup for the composite teacher (docs/method.md)."""
 
     detector_weight: NonNegative = 1.0
     mask_focal_weight: NonNegative = 20.0  # SAM 2, appendix on training
@@ -136,7 +141,7 @@ class TeacherLossSettings(Settings):
 
 
 class ContrastiveSettings(Settings):
-    """L_pxl, the instance-aware pixel-wise contrastive loss (method.md)."""
+    """L_pxl, the instance-aware pixel-wise contrastive loss (docs/method.md)."""
 
     embedding_dim: PositiveInt = 128
     num_negatives: PositiveInt = 200
@@ -158,16 +163,16 @@ class TrainSettings(Settings):
     # Images per step. Without pseudo-labels the whole batch is labelled, so that controls see as many images.
     labelled_batch: PositiveInt = 8
     unlabelled_batch: Annotated[int, Field(ge=0)] = 0
-    # Views (method.md): crop (height, width) in pixels, scale of the resize before it, flips, colour.
+    # Views (docs/method.md): crop (height, width) in pixels, scale of the resize before it, flips, colour.
     image_size: Size
     resize_range: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)
     flip_vertical: bool = False  # microscopy and aerial images have no up; also allows quarter turns
     # Instances of which the crop shows no more pixels than this are no targets.
     min_visible_area: Annotated[int, Field(ge=0)] = 5
-    # Largest changes of brightness, contrast, saturation and hue (method.md, L_pxl views).
+    # Largest changes of brightness, contrast, saturation and hue (docs/method.md, L_pxl views).
     strong_jitter: tuple[Fraction, Fraction, Fraction, HueShift] = (0.4, 0.4, 0.4, 0.1)
-    strong_grayscale: Fraction = 0.2  # probability, method.md
-    strong_blur_kernel: Literal[1, 3, 5, 7, 9, 11] = 5  # pixels, method.md
+    strong_grayscale: Fraction = 0.2  # probability, docs/method.md
+    strong_blur_kernel: Literal[1, 3, 5, 7, 9, 11] = 5  # pixels, docs/method.md
     strong_blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
     strong_labelled: bool = False  # L_sup on the strong view too
     # Optimiser
@@ -200,10 +205,10 @@ class FoundationSettings(Settings):
 
 
 class PseudoLabelSettings(Settings):
-    """Which predictions become pseudo-labels (method.md)."""
+    """Which predictions become pseudo-labels (docs/method.md)."""
 
     # A number, or `auto`: calibrated on the labelled images so that kept instances per image
-    # match `auto_count_ratio` of the labelled images' (library_facts: about 0.7 worked).
+    # match `auto_count_ratio` of the labelled images' (about 0.7 worked at toy size).
     score_threshold: Fraction | Literal["auto"] = 0.7
     auto_count_ratio: PositiveFloat = 0.7
     min_area: Annotated[int, Field(ge=0)] = 5  # pixels; instances must be larger
@@ -216,11 +221,11 @@ class InferenceSettings(Settings):
     # Square windows for crowded or large images, in pixels after the resize; whole images when unset.
     tile: PositiveInt | None = None
     tile_stride: PositiveInt | None = None  # half the window's side when unset
-    cut_score_factor: Fraction = 0.5  # on detections that a window's edge cuts (library_facts)
+    cut_score_factor: Fraction = 0.5  # on detections that a window's edge cuts
     score_threshold: Fraction = 0.05
     max_instances: PositiveInt = 100  # per window
     nms_iou: Fraction = 0.7  # duplicates of one class by mask (student) or box (teacher) overlap
-    mask_threshold: Fraction = 0.5  # a pixel is in the mask above this probability (method.md)
+    mask_threshold: Fraction = 0.5  # a pixel is in the mask above this probability (docs/method.md)
     prompt_chunk: PositiveInt = 32  # teacher: boxes whose masks are decoded at a time
     batch_size: PositiveInt = 8
 

@@ -1,4 +1,4 @@
-"""From predictions to pseudo-labels: conversion, selection, calibration (method.md, Pseudo-labels)."""
+"""From predictions to pseudo-labels: conversion, selection, calibration (docs/method.md)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def calibrate_threshold(
 
     A fixed threshold means something else for every model; the number of objects in an image does not. So
     the threshold is the one that keeps ``auto_count_ratio`` times as many instances an image as the labelled
-    images hold (library_facts: about 0.7 worked).
+    images hold (about 0.7 worked at toy size).
 
     Args:
         predictions: the model's scored predictions. On images that the model has learnt its scores are

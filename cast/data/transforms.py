@@ -112,7 +112,7 @@ class Views:
 
 
 def views(sample: Sample, train: TrainSettings, rng: np.random.Generator) -> Views:
-    """The weak and strong view of one image (method.md, L_pxl).
+    """The weak and strong view of one image (docs/method.md, L_pxl).
 
     Args:
         sample: the image and its instances.

@@ -1,4 +1,4 @@
-"""J(θ; D_l, D_u; λ_semi, λ_pxl), the one objective of all stages (method.md; arXiv 2505.21904, eq. 1)."""
+"""J(θ; D_l, D_u; λ_semi, λ_pxl), the one objective of all stages (arXiv 2505.21904, eq. 1)."""
 
 from __future__ import annotations
 
