@@ -42,7 +42,8 @@ demo: $(STAMP) ## train, adapt, distil, refine and compare on drawn street scene
 	echo "time     $$((SECONDS / 60)) min $$((SECONDS % 60)) s"
 
 smoke: $(STAMP) ## every rule of the demo with next to no data and training
-	@snakemake --cores $(CORES) --quiet host reason rules --configfile config/smoke.yaml --forceall $(ARGS)
+	@snakemake --cores $(CORES) --quiet host reason rules --configfile config/smoke.yaml --forceall \
+	  --prioritize results/smoke/$(LAST_ROW) $(ARGS)
 
 test: $(STAMP) ## the tests
 	@pytest --numprocesses $(CORES) --dist loadfile $(ARGS)

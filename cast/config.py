@@ -148,6 +148,8 @@ class ContrastiveSettings(Settings):
     temperature_start: PositiveFloat = 0.3
     temperature_end: PositiveFloat = 0.07
     cross_image_masks: bool = False  # the paper's formula; a query index means nothing across images
+    # Share of each batch's images that L_pxl compares: it passes them through the encoder a second time.
+    image_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     num_anchors: PositiveInt | None = None  # anchors drawn per step; all pixels when unset
     candidate_pool: PositiveInt | None = None  # pixels from which negatives are drawn; all when unset
     anchor_chunk: PositiveInt = 512  # anchors held in memory at a time

@@ -52,6 +52,16 @@ class Batch:
     valid: Tensor
     image_ids: list[int]
 
+    def first(self, number: int) -> Batch:
+        """The first `number` images."""
+        return Batch(
+            self.weak_images[:number],
+            self.strong_images[:number],
+            self.targets[:number],
+            self.valid[:number],
+            self.image_ids[:number],
+        )
+
     def to(self, device: torch.device) -> Batch:
         """A copy on `device`."""
         return Batch(
@@ -111,6 +121,16 @@ class LearnerOutput:
     mask_logits: Tensor
     class_probabilities: Tensor
     query_valid: Tensor
+
+    def first(self, number: int) -> LearnerOutput:
+        """That of the first `number` images, with the losses of all."""
+        return LearnerOutput(
+            self.losses,
+            self.features[:number],
+            self.mask_logits[:number],
+            self.class_probabilities[:number],
+            self.query_valid[:number],
+        )
 
 
 def mask_boxes(masks: Tensor) -> Tensor:

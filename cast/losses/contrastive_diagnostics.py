@@ -8,22 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cast.data.batch import Batch, Target
+from cast.data.batch import Target
 from cast.losses.objective import Terms
 from cast.losses.pixel_contrastive import ContrastiveResult
 
 BACKGROUND = -1  # in instance-id maps: a pixel of no labelled instance, or one that must not be judged
 
 
-def diagnose(terms: Terms, batches: Sequence[Batch]) -> dict[str, float]:
+def diagnose(terms: Terms) -> dict[str, float]:
     """Margin and false-negative rate of one evaluation of J; the raw loss is its `named["pxl"]`.
 
     Only labelled images know the ground truth: anchors in unlabelled ones, whose targets are pseudo-labels,
     do not count towards the false-negative rate.
 
     Args:
-        terms: of J on the batches.
-        batches: in the order of J's arguments, the missing one left out.
+        terms: of J on one batch of each kind.
 
     Returns:
         `margin` and `false_negative_rate`, nan where nothing can be counted; empty where L_pxl did not run.
@@ -31,7 +30,7 @@ def diagnose(terms: Terms, batches: Sequence[Batch]) -> dict[str, float]:
     if terms.contrastive is None or terms.feature_size is None:
         return {}
     maps = []
-    for index, batch in enumerate(batches):
+    for index, batch in enumerate(terms.compared):
         labelled = index == 0 and "sup" in terms.named
         ids = instance_id_map(batch.targets, terms.feature_size)
         maps.append(ids if labelled else torch.full_like(ids, BACKGROUND))

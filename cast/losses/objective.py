@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -43,19 +44,22 @@ class Terms:
         named: detached scalars: `sup`, `semi`, `pxl` (unweighted) and each supervised term.
         contrastive: what L_pxl sampled, for the diagnostics; None where it did not run.
         feature_size: (h, w) of the map whose pixels it compared.
+        compared: the images it compared, of each kind.
     """
 
     total: Tensor
     named: dict[str, Tensor]
     contrastive: ContrastiveResult | None = None
     feature_size: tuple[int, int] | None = None
+    compared: list[Batch] = field(default_factory=list)
 
 
 class Objective(nn.Module):
     """J as a module: the learner and, where λ_pxl > 0, the projection head.
 
     Labelled images are learnt on their weak view (or strong, see `strong_labelled`), unlabelled ones on
-    their strong view; L_pxl compares both views of all, reusing the features of L_sup and L_semi.
+    their strong view; L_pxl compares both views, of all or of a share of the images, and reuses the features
+    of L_sup and L_semi.
 
     Args:
         learner: the model in training.
@@ -79,6 +83,7 @@ class Objective(nn.Module):
         self.learner = learner
         self.lambda_semi, self.lambda_pxl = lambda_semi, lambda_pxl
         self.strong_labelled = strong_labelled
+        self.image_share = contrastive.image_share
         self.head: nn.Module | None = None
         if lambda_pxl > 0:
             self.head = ProjectionHead(learner.feature_dim, contrastive.embedding_dim)
@@ -109,11 +114,17 @@ class Objective(nn.Module):
             outputs.append((output, batch, on_strong))
         if self.head is None:
             return Terms(torch.stack(weighted).sum(), named)
+        # Batches are shuffled, so their first images are a random choice.
+        numbers = [math.ceil(self.image_share * len(batch.image_ids)) for _, batch, _ in outputs]
+        outputs = [
+            (output.first(number), batch.first(number), on_strong)
+            for number, (output, batch, on_strong) in zip(numbers, outputs, strict=True)
+        ]
         weak, strong, feature_size = self._embed(outputs)
         result = self._contrast(weak, strong, outputs, feature_size, temperature)
         named["pxl"] = result.loss.detach()
         total = torch.stack([*weighted, self.lambda_pxl * result.loss]).sum()
-        return Terms(total, named, result, feature_size)
+        return Terms(total, named, result, feature_size, [batch for _, batch, _ in outputs])
 
     def _embed(
         self, outputs: list[tuple[LearnerOutput, Batch, bool]]

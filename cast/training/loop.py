@@ -109,7 +109,7 @@ class TrainingLog:
         if done % self.settings.diagnostics_every == 0 or done == self.settings.steps:
             row = {"step": done, "lr": lr} | _means(self.recent)
             self._check_finite(row, done, batches)
-            self.rows.append(row | diagnose(terms, [batch for batch in batches if batch is not None]))
+            self.rows.append(row | diagnose(terms))
             self.recent = []
             self._write()
 

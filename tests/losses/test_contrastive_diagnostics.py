@@ -74,8 +74,8 @@ def test_diagnose_judges_labelled_images_only():
     batches = [one_instance_batch(), one_instance_batch()]
     # Anchor 0 (labelled): one of two in its own instance. Anchor 4 (unlabelled): both would be.
     found = result([0, 4], [[1, 5], [5, 6]], positive=(0.8, 0.8), negative=((0.2, 0.2), (0.2, 0.2)))
-    terms = Terms(torch.tensor(0.0), {"sup": torch.tensor(0.0)}, found, feature_size=(2, 2))
-    assert diagnose(terms, batches) == pytest.approx({"margin": 0.6, "false_negative_rate": 0.5})
-    only_unlabelled = Terms(torch.tensor(0.0), {"semi": torch.tensor(0.0)}, found, feature_size=(2, 2))
-    assert math.isnan(diagnose(only_unlabelled, batches)["false_negative_rate"])
-    assert diagnose(Terms(torch.tensor(0.0), {}), batches) == {}
+    terms = Terms(torch.tensor(0.0), {"sup": torch.tensor(0.0)}, found, (2, 2), batches)
+    assert diagnose(terms) == pytest.approx({"margin": 0.6, "false_negative_rate": 0.5})
+    only_unlabelled = Terms(torch.tensor(0.0), {"semi": torch.tensor(0.0)}, found, (2, 2), batches)
+    assert math.isnan(diagnose(only_unlabelled)["false_negative_rate"])
+    assert diagnose(Terms(torch.tensor(0.0), {})) == {}

@@ -68,6 +68,21 @@ def test_terms_are_weighted(lambda_semi):
     assert terms.total.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_a_share_of_each_kind_of_image_is_compared():
+    labelled, unlabelled = make_batch(4), make_batch(3, seed=1)
+    settings = SETTINGS.model_copy(update={"image_share": 0.5})
+    torch.manual_seed(0)
+    objective = Objective(Learner(), 1.0, 0.1, "fusion", settings)
+    terms = objective(labelled, unlabelled, 0.1)
+    assert [batch.image_ids for batch in terms.compared] == [[0, 1], [0, 1]]
+    pixels = terms.feature_size[0] * terms.feature_size[1]
+    assert sorted(terms.contrastive.anchors.tolist()) == list(range(4 * pixels))
+    # L_sup and L_semi are those of all images.
+    _, _, of_all = evaluate(1.0, 0.1, labelled, unlabelled)
+    for name in ("sup", "semi"):
+        assert terms.named[name] == pytest.approx(of_all.named[name].item())
+
+
 def test_labelled_images_are_learnt_weak_and_unlabelled_ones_strong():
     labelled, unlabelled = make_batch(), make_batch(3, seed=1)
     learner, _, _ = evaluate(1.0, 0.0, labelled, unlabelled)
