@@ -35,6 +35,7 @@ def training_batches(
     batch_size: int,
     seed: int,
     invert_bright: bool,
+    strong: bool = True,
     start_step: int = 0,
 ) -> Iterator[Batch]:
     """Endless batches of weak and strong views, shuffled without replacement in each epoch.
@@ -45,6 +46,7 @@ def training_batches(
         batch_size: images per batch; may exceed the number of images.
         seed: of the order and the views.
         invert_bright: as in the data's settings.
+        strong: False where nothing looks at the strong views: they are the weak ones then, and cost nothing.
         start_step: number of the first batch.
 
     Raises:
@@ -52,7 +54,7 @@ def training_batches(
             the annotations say.
     """
     _check_not_empty(data)
-    batches = TrainingBatches(data, train, batch_size, seed, invert_bright)
+    batches = TrainingBatches(data, train, batch_size, seed, invert_bright, strong)
     return _iterate(batches, train.workers, start_step)
 
 
@@ -71,10 +73,16 @@ class TrainingBatches(Dataset):
     """Batches of one run, addressed by step."""
 
     def __init__(
-        self, data: CocoData, train: TrainSettings, batch_size: int, seed: int, invert_bright: bool
+        self,
+        data: CocoData,
+        train: TrainSettings,
+        batch_size: int,
+        seed: int,
+        invert_bright: bool,
+        strong: bool,
     ) -> None:
         """Take the arguments of `training_batches`."""
-        self._train, self._batch_size, self._seed = train, batch_size, seed
+        self._train, self._batch_size, self._seed, self._strong = train, batch_size, seed, strong
         limit = train.cache_gigabytes * BYTES_PER_GIGABYTE / max(1, train.workers)
         self._samples = SampleCache(data, invert_bright, limit)
 
@@ -93,10 +101,11 @@ class TrainingBatches(Dataset):
             index = int(_order(len(self._samples), self._seed, epoch)[place])
             rng = _generator(self._seed, VIEW_STREAM, step, position)
             records.append(self._samples.records[index])
-            parts.append(views(self._samples[index], self._train, rng))
+            parts.append(views(self._samples[index], self._train, rng, self._strong))
+        weak_images = torch.stack([part.weak for part in parts])
         return Batch(
-            weak_images=torch.stack([part.weak for part in parts]),
-            strong_images=torch.stack([part.strong for part in parts]),
+            weak_images=weak_images,
+            strong_images=torch.stack([part.strong for part in parts]) if self._strong else weak_images,
             targets=[part.target for part in parts],
             valid=torch.stack([part.valid for part in parts]),
             image_ids=[record.id for record in records],

@@ -111,13 +111,14 @@ class Views:
     valid: Tensor
 
 
-def views(sample: Sample, train: TrainSettings, rng: np.random.Generator) -> Views:
+def views(sample: Sample, train: TrainSettings, rng: np.random.Generator, strong: bool = True) -> Views:
     """The weak and strong view of one image (docs/method.md, L_pxl).
 
     Args:
         sample: the image and its instances.
         train: crop, ranges and probabilities.
         rng: the only source of randomness.
+        strong: False spares the colour changes: the strong view is the weak one.
 
     Returns:
         Views at `train.image_size`; the target holds the instances that show more than
@@ -127,7 +128,7 @@ def views(sample: Sample, train: TrainSettings, rng: np.random.Generator) -> Vie
     weak = F.to_dtype(warp_image(sample, geometry), torch.float32, scale=True)
     return Views(
         weak=weak,
-        strong=change_colours(weak, train, rng),
+        strong=change_colours(weak, train, rng) if strong else weak,
         target=warp_masks(sample, geometry, train.min_visible_area),
         valid=_place(torch.ones(1, *geometry.resized, dtype=torch.bool), geometry, torch.tensor(False))[0],
     )

@@ -67,7 +67,8 @@ def fit(
     labelled_size, unlabelled_size = run.train.labelled_batch, run.train.unlabelled_batch
     if unlabelled is None:
         labelled_size, unlabelled_size = labelled_size + unlabelled_size, 0
-    batches = training_batches(labelled, run.train, labelled_size, seed, run.invert_bright)
+    strong = run.lambda_pxl > 0 or run.train.strong_labelled
+    batches = training_batches(labelled, run.train, labelled_size, seed, run.invert_bright, strong)
     unlabelled_batches = None
     if unlabelled is not None and unlabelled_size > 0:
         unlabelled_batches = training_batches(

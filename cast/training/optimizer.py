@@ -44,7 +44,7 @@ def build_optimizer(model: nn.Module, settings: TrainSettings, extra: Iterable[n
             {"params": parameters, "lr": settings.lr * scale, "weight_decay": decay}
             for (scale, decay), parameters in sorted(groups.items(), key=lambda item: item[0])
         ],
-        # One kernel for all parameters. With a gradient scaler it would unscale by itself, after the clipping.
+        # One kernel for all parameters. With a gradient scaler it would unscale itself, after the clipping.
         fused=settings.precision != "16-mixed",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def data(tmp_path: Path) -> CocoData:
 def take(
     data: CocoData, count: int, start: int = 0, size: int = 3, seed: int = 5, **changes: object
 ) -> list[Batch]:
-    stream = training_batches(data, train_settings(**changes), size, seed, False, start)
+    stream = training_batches(data, train_settings(**changes), size, seed, False, start_step=start)
     return list(itertools.islice(stream, count))
 
 
@@ -68,6 +69,14 @@ def test_shapes(data: CocoData) -> None:
     assert batch.valid.dtype == torch.bool
     assert batch.valid.shape == (3, 24, 32)
     assert [len(target.labels) for target in batch.targets] == [len(target.masks) for target in batch.targets]
+
+
+def test_without_the_strong_view_nothing_else_changes(data: CocoData) -> None:
+    (both,) = take(data, 1)
+    weak = next(training_batches(data, train_settings(), 3, 5, False, strong=False))
+    assert weak.strong_images is weak.weak_images
+    assert same(weak, dataclasses.replace(both, strong_images=both.weak_images))
+    assert not torch.equal(both.strong_images, both.weak_images)
 
 
 def test_batch_is_a_function_of_seed_and_step(data: CocoData) -> None:

@@ -11,6 +11,7 @@ rule distill_student:
         "results/{name}/benchmarks/distill_student/seed{seed}/{recipe}.tsv"
     wildcard_constraints:
         recipe=one_of(plan.recipes("distill_student")),
+    priority: 1
     conda:
         "../../envs/cast.yaml"
     threads: RESOURCES.threads

@@ -11,6 +11,7 @@ rule refine_student:
         "results/{name}/benchmarks/refine_student/seed{seed}/{recipe}.tsv"
     wildcard_constraints:
         recipe=one_of(plan.recipes("refine_student")),
+    priority: 1
     conda:
         "../../envs/cast.yaml"
     threads: RESOURCES.threads
