@@ -25,7 +25,10 @@ from cast.data.batch import Instances, mask_boxes
 from cast.data.coco import ImageRecord
 
 Item = TypeVar("Item")
-Predict = Callable[[Tensor], list[Instances]]
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1
+# Images (B, 3, h, w) and the windows' cores (B, 4), x0, y0, x1, y1 in pixels of the window → B results at that
+# size. What lies outside its window's core may be left out; without cores everything counts.
+Predict = Callable[[Tensor, Tensor | None], list[Instances]]
 # A pixel belongs to a resized mask when the mask covers at least half of it.
 HALF_COVERED = 0.5
 
@@ -58,7 +61,7 @@ def predict_dataset(
     Without windows, neighbours of equal size share a batch: mixed sizes make smaller batches.
 
     Args:
-        predict: images (B, 3, h, w) → B results at that size.
+        predict: the model.
         images: records and float images (3, H, W), of the record's size or resized.
         settings: window, batch size and overlap threshold.
 
@@ -71,7 +74,7 @@ def predict_dataset(
         return
     for _, group in itertools.groupby(images, key=lambda item: item[1].shape):
         for batch in _batches(group, settings.batch_size):
-            found = predict(torch.stack([image for _, image in batch]))
+            found = predict(torch.stack([image for _, image in batch]), None)
             for (record, _), instances in zip(batch, found, strict=True):
                 yield record, _at_size(mask_nms(_on_cpu(instances), settings.nms_iou), record)
 
@@ -80,7 +83,7 @@ def predict_image(predict: Predict, image: Tensor, settings: InferenceSettings) 
     """Instances of one image, in windows when `settings.tile` is set.
 
     Args:
-        predict: images (B, 3, h, w) → B results at that size.
+        predict: the model.
         image: float (3, H, W).
         settings: window, stride, batch size, overlap threshold.
 
@@ -88,7 +91,7 @@ def predict_image(predict: Predict, image: Tensor, settings: InferenceSettings) 
         Instances on the CPU, best first, masks bool (N, H, W).
     """
     if settings.tile is None:
-        return mask_nms(_on_cpu(predict(image[None])[0]), settings.nms_iou)
+        return mask_nms(_on_cpu(predict(image[None], None)[0]), settings.nms_iou)
     height, width = image.shape[1:]
     stride = settings.tile_stride or max(1, settings.tile // 2)
     rows, columns = spans(height, settings.tile, stride), spans(width, settings.tile, stride)
@@ -99,7 +102,8 @@ def predict_image(predict: Predict, image: Tensor, settings: InferenceSettings) 
             padded[:, row.start : row.start + settings.tile, column.start : column.start + settings.tile]
             for row, column in batch
         ]
-        for (row, column), instances in zip(batch, predict(torch.stack(cuts)), strict=True):
+        cores = torch.tensor([_core(row, column) for row, column in batch], dtype=torch.float32)
+        for (row, column), instances in zip(batch, predict(torch.stack(cuts), cores), strict=True):
             pieces += _core_pieces(instances, row, column, (height, width), settings)
     return _assemble(pieces, height, width, settings.nms_iou)
 
@@ -113,6 +117,16 @@ def spans(length: int, tile: int, stride: int) -> list[Span]:
     borders = [(start + tile + following) // 2 for start, following in itertools.pairwise(starts)]
     edges = itertools.pairwise([0, *borders, length])
     return [Span(start, *edge) for start, edge in zip(starts, edges, strict=True)]
+
+
+def _core(row: Span, column: Span) -> Box:
+    """The window's core in the window's own pixels."""
+    return (
+        column.core_start - column.start,
+        row.core_start - row.start,
+        column.core_end - column.start,
+        row.core_end - row.start,
+    )
 
 
 def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from cast.data.batch import Instances
 from cast.data.coco import Annotation, CocoData, write_coco
 from cast.data.loader import image_tensors
 from cast.data.pseudo_labels import instances_to_annotations
-from cast.data.tiling import predict_dataset
+from cast.data.tiling import Predict, predict_dataset
 from cast.training.progress import Progress
 
 LOG_SECONDS = 10.0
@@ -23,8 +23,10 @@ LOG_SECONDS = 10.0
 class Predictor(Protocol):
     """A teacher or student."""
 
-    def predict(self, images: Tensor, inference: InferenceSettings) -> list[Instances]:
-        """Instances of images (B, 3, H, W) at that size."""
+    def predict(
+        self, images: Tensor, inference: InferenceSettings, cores: Tensor | None = None
+    ) -> list[Instances]:
+        """Instances of images (B, 3, H, W) at that size; those outside the cores (B, 4) may be left out."""
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         """The model's parameters."""
@@ -73,6 +75,8 @@ def write_predictions(path: Path, data: CocoData, annotations: list[Annotation])
     write_coco(path, data.images, annotations, data.categories, data.image_root)
 
 
-def _on_its_device(model: Predictor, inference: InferenceSettings) -> Callable[[Tensor], list[Instances]]:
+def _on_its_device(model: Predictor, inference: InferenceSettings) -> Predict:
     device = next(model.parameters()).device
-    return lambda images: model.predict(images.to(device), inference)
+    return lambda images, cores: model.predict(
+        images.to(device), inference, None if cores is None else cores.to(device)
+    )

@@ -103,12 +103,15 @@ class Student(nn.Module):
         return self.encoder(images)[-1]
 
     @torch.no_grad()
-    def predict(self, images: Tensor, inference: InferenceSettings) -> list[Instances]:
+    def predict(
+        self, images: Tensor, inference: InferenceSettings, cores: Tensor | None = None
+    ) -> list[Instances]:
         """Instances at the images' size, best first, on the CPU.
 
         Args:
             images: float (B, 3, H, W), RGB in 0 … 1.
             inference: its `score_threshold` and `max_instances` apply.
+            cores: ignored: masks come with the queries.
         """
         output = self(images)
         masks, classes = output.mask_logits[-1].float(), output.class_logits[-1].float().softmax(-1)

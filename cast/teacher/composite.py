@@ -14,6 +14,8 @@ from cast.data.batch import Instances
 from cast.teacher.detector import Detections, Detector, load_detector
 from cast.teacher.segmenter import Segmenter, load_segmenter
 
+# How far a mask's centre may lie from that of the box it was prompted with.
+CORE_MARGIN = 8.0
 DETECTOR_FOLDER, SEGMENTER_FOLDER = "detector", "segmenter"
 
 
@@ -36,12 +38,16 @@ class CompositeTeacher(nn.Module):
         self.detector, self.segmenter, self.class_names = detector, segmenter, list(class_names)
 
     @torch.no_grad()
-    def predict(self, images: Tensor, inference: InferenceSettings) -> list[Instances]:
+    def predict(
+        self, images: Tensor, inference: InferenceSettings, cores: Tensor | None = None
+    ) -> list[Instances]:
         """Instances of each image; score = detector score · √(predicted mask IoU).
 
         Args:
             images: (B, 3, H, W), RGB in 0 … 1.
             inference: thresholds, and how many boxes to decode at a time.
+            cores: (B, 4), x0, y0, x1, y1 in pixels. Boxes whose centre lies more than `CORE_MARGIN` pixels
+                outside get no mask: overlapping windows would draw most objects several times.
 
         Returns:
             B sets of instances at H × W, best first, no mask empty, no score below the threshold.
@@ -50,6 +56,8 @@ class CompositeTeacher(nn.Module):
         assert self.segmenter is not None, "a teacher without segmenter cannot predict"
         size = (images.shape[-2], images.shape[-1])
         detections = self.detector.detect(images, inference)
+        if cores is not None:
+            detections = [_near(found, core) for found, core in zip(detections, cores, strict=True)]
         boxes = nn.utils.rnn.pad_sequence([found.boxes for found in detections], batch_first=True)
         mask_logits, predicted_iou = self.segmenter.decode(
             self.segmenter.encode(images), boxes, size, inference.prompt_chunk
@@ -83,6 +91,13 @@ def load_teacher(
     """
     detector = load_detector(Path(detector_folder), class_names)
     return CompositeTeacher(detector, load_segmenter(Path(segmenter_folder)), detector.class_names).eval()
+
+
+def _near(detections: Detections, core: Tensor) -> Detections:
+    """The detections whose centre lies in the core or just outside."""
+    centres = (detections.boxes[:, :2] + detections.boxes[:, 2:]) / 2
+    keep = ((centres >= core[:2] - CORE_MARGIN) & (centres < core[2:] + CORE_MARGIN)).all(1)
+    return detections[keep]
 
 
 def _instances(

@@ -66,6 +66,12 @@ class Detections:
     scores: Tensor
     class_probabilities: Tensor
 
+    def __getitem__(self, keep: Tensor) -> Detections:
+        """Those selected by a boolean mask or by indices."""
+        return Detections(
+            self.boxes[keep], self.labels[keep], self.scores[keep], self.class_probabilities[keep]
+        )
+
 
 class Detector(nn.Module):
     """Grounding DINO with the prompt of one dataset's classes.

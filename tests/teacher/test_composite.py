@@ -5,7 +5,7 @@ import torch
 
 from cast.config import InferenceSettings
 from cast.errors import CastError
-from cast.teacher.composite import load_teacher, save_teacher
+from cast.teacher.composite import CORE_MARGIN, load_teacher, save_teacher
 from cast.teacher.detector import Detections
 
 LOW = InferenceSettings(score_threshold=0.0, mask_threshold=0.0, nms_iou=1.0)
@@ -47,6 +47,20 @@ def test_empty_masks_and_low_scores_are_dropped(teacher, monkeypatch):
     )
     settings = InferenceSettings(score_threshold=0.2)
     assert teacher.predict(torch.rand(1, 3, 96, 96), settings)[0].labels.tolist() == [1]
+
+
+def test_only_boxes_near_their_windows_core_get_masks(teacher):
+    images = torch.rand(2, 3, 96, 96)
+    cores = torch.tensor([[0.0, 0.0, 48.0, 96.0], [48.0, 48.0, 96.0, 96.0]])
+    everything, cored = teacher.eval().predict(images, LOW), teacher.predict(images, LOW, cores)
+    boxes = teacher.detector.detect(images, LOW)
+    for whole, kept, found_boxes, core in zip(everything, cored, boxes, cores, strict=True):
+        centres = (found_boxes.boxes[:, :2] + found_boxes.boxes[:, 2:]) / 2
+        near = ((centres >= core[:2] - CORE_MARGIN) & (centres < core[2:] + CORE_MARGIN)).all(1)
+        assert 0 < len(kept) == near.sum() < len(whole)
+        for score, mask in zip(kept.scores, kept.masks, strict=True):
+            same = (whole.scores - score).abs() < 1e-6
+            assert any(torch.equal(mask, other) for other in whole.masks[same])
 
 
 def test_images_without_detections_are_empty_beside_others_and_alone(teacher, monkeypatch):
