@@ -26,8 +26,8 @@ from cast.data.coco import ImageRecord
 
 Item = TypeVar("Item")
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1
-# Images (B, 3, h, w) and the windows' cores (B, 4), x0, y0, x1, y1 in pixels of the window → B results at that
-# size. What lies outside its window's core may be left out; without cores everything counts.
+# Images (B, 3, h, w) and the windows' cores (B, 4), x0, y0, x1, y1 in pixels of the window → B results at
+# that size. What lies outside its window's core may be left out; without cores everything counts.
 Predict = Callable[[Tensor, Tensor | None], list[Instances]]
 # A pixel belongs to a resized mask when the mask covers at least half of it.
 HALF_COVERED = 0.5
