@@ -41,7 +41,8 @@ class Workflow:
         """Run snakemake with the smoke configuration and what `changed` laid over it."""
         configuration = ["--configfile", str(config), *map(str, self.changes)] if config else []
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
-        command += ["--directory", str(self.folder), "--cores", "4", "--nolock", *arguments, *configuration]
+        # The number of cores comes from profiles/default, as for a user who types `snakemake` alone.
+        command += ["--directory", str(self.folder), "--nolock", *arguments, *configuration]
         path = os.pathsep.join([str(self.bin), str(Path(sys.executable).parent), os.environ["PATH"]])
         environment = os.environ | {"PATH": path, "PYTHONPATH": str(REPOSITORY)}
         return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
