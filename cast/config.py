@@ -34,6 +34,13 @@ class Settings(BaseModel):
 # --- data ---------------------------------------------------------------------------------------------------
 
 
+class Reading(Settings):
+    """What is done to every image file on reading, in training and inference alike."""
+
+    invert_bright: bool = False  # photographs with a bright background become negatives: one polarity for all
+    stretch_contrast: bool = False  # the luminance's 1st … 99.8th percentile becomes 0 … 255, image by image
+
+
 class SyntheticScenes(Settings):
     """Scenes drawn by this package (cast/data/streets.py, cast/data/cells.py)."""
 
@@ -42,6 +49,7 @@ class SyntheticScenes(Settings):
     image_size: Size = (96, 96)
     train_images: PositiveInt
     validation_images: Annotated[int, Field(ge=0)] = 0
+    reading: Reading = Reading()
     seed: int = 0
 
 
@@ -56,8 +64,7 @@ class CocoFolder(Settings):
     validation_images: Annotated[int, Field(ge=0)] = 0
     # Group images by brightness and colourfulness so that every split holds each kind in proportion.
     stratify: Literal["none", "appearance"] = "none"
-    # Photographs with a bright background are inverted on reading: one polarity for the models.
-    invert_bright: bool = False
+    reading: Reading = Reading()
     seed: int = 0
 
 

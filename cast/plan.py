@@ -175,7 +175,7 @@ class Plan:
                 {
                     "pseudo_label": config.pseudo_label,
                     "inference": config.inference.teacher,
-                    "invert_bright": _inverts(config.data),
+                    "reading": config.data.reading,
                 }
             )
         if stage == "evaluate":
@@ -185,7 +185,7 @@ class Plan:
                     "role": role,
                     "inference": getattr(config.inference, role),
                     "max_detections": config.evaluate.max_detections,
-                    "invert_bright": _inverts(config.data),
+                    "reading": config.data.reading,
                 }
             )
         if stage == "tabulate":
@@ -198,7 +198,14 @@ class Plan:
                 }
             )
         assert stage == "overlay", stage
-        return config.evaluate.model_dump(mode="json", include={"overlay_images", "overlay_score"})
+        return _dump(
+            {
+                "overlay_images": config.evaluate.overlay_images,
+                "overlay_score": config.evaluate.overlay_score,
+                # Photographs are shown in their own polarity.
+                "reading": config.data.reading.model_copy(update={"invert_bright": False}),
+            }
+        )
 
     def _training(self, name: str) -> dict[str, Any]:
         config, recipe = self.config, self.config.recipes[name]
@@ -211,7 +218,7 @@ class Plan:
             "sampling": recipe.sampling if contrasts else "fusion",
             "contrastive": config.contrastive if contrasts else ContrastiveSettings(),
             "train": config.train_settings(name),
-            "invert_bright": _inverts(config.data),
+            "reading": config.data.reading,
         }
         if recipe.role == "teacher":
             settings["teacher_loss"] = config.teacher_loss
@@ -228,7 +235,8 @@ class Plan:
             "train": getattr(config.foundation, name),
         }
         if settings["train"] is not None:
-            settings["invert_bright"] = _inverts(config.foundation.source)
+            assert config.foundation.source is not None  # checked with the configuration
+            settings["reading"] = config.foundation.source.reading
             loss = "criterion" if part == STUDENT_PART else "teacher_loss"
             settings[loss] = getattr(config, loss)
         return _dump(settings)
@@ -283,10 +291,6 @@ def check_files(config: Config) -> None:
         for name in (data.annotations, data.validation_annotations, data.images):
             if name is not None and not (config.data_root / name).exists():
                 raise CastError(f"data_root: {config.data_root} holds no '{name}'")
-
-
-def _inverts(data: Data | None) -> bool:
-    return isinstance(data, CocoFolder) and data.invert_bright
 
 
 def _dump(value: Any) -> Any:

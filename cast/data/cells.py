@@ -1,8 +1,8 @@
 """Drawn micrographs with exact nucleus masks: a source domain for nucleus segmentation.
 
 Bright, mottled, more or less round nuclei on a dark, unevenly lit background, alone or touching, beside
-debris that is no nucleus. Some images have the colours of a histological stain. All have a dark background:
-photographs with a bright one become so by `invert_bright`. Lengths are in pixels, whatever the scene's size.
+debris that is no nucleus. Some images have the colours of a histological stain. All have a dark background;
+`reading.invert_bright` gives photographs one. Lengths are in pixels, whatever the scene's size.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
+from cast.config import Reading
 from cast.errors import CastError
 
 if TYPE_CHECKING:
@@ -17,16 +18,21 @@ if TYPE_CHECKING:
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 HALF = 127.5  # of 8-bit luminance
+LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601, as Pillow's mode L
+STRETCHED = (1.0, 99.8)  # percentiles that become black and white
+LEAST_RANGE = 8.0  # 8-bit levels
+AS_IT_IS = Reading()
 
 
-def read_image(path: Path, invert_bright: bool = False) -> NDArray[np.uint8]:
+def read_image(path: Path, reading: Reading = AS_IT_IS) -> NDArray[np.uint8]:
     """Read one image.
 
     Grey, palette, CMYK and transparent images become RGB, 16 bits are scaled to 8, EXIF rotation is applied.
 
     Args:
         path: the image file.
-        invert_bright: turn images with a bright background (median luminance above half) into negatives.
+        reading: whether to turn images with a bright background (median luminance above half) into negatives,
+            and to stretch the contrast.
 
     Returns:
         RGB, uint8 (H, W, 3).
@@ -38,19 +44,36 @@ def read_image(path: Path, invert_bright: bool = False) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             image.load()
             upright = ImageOps.exif_transpose(image)
-            pixels = _eight_bit_rgb(upright, path)
+            pixels = _rgb(upright, path)
     except FileNotFoundError:
         raise CastError(f"{path}: image file is missing; check file_name and the image folder") from None
     except UNREADABLE as error:
         raise CastError(
             f"{path}: cannot be read as an image ({_one_line(error)}); replace the file"
         ) from None
-    if invert_bright and np.median(np.asarray(Image.fromarray(pixels).convert("L"))) > HALF:
-        pixels = np.asarray(255 - pixels, dtype=np.uint8)
-    return pixels
+    if reading.invert_bright and np.median(pixels @ LUMINANCE) > HALF:
+        pixels = 255 - pixels
+    if reading.stretch_contrast:
+        pixels = stretch_contrast(pixels)
+    return np.round(pixels).astype(np.uint8)
 
 
-def load_image(image_root: Path, record: ImageRecord, invert_bright: bool = False) -> NDArray[np.uint8]:
+def stretch_contrast(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Map the luminance's percentiles `STRETCHED` to 0 and 255; all channels alike, so that hues stay.
+
+    Args:
+        pixels: RGB in 0 … 255, float (H, W, 3).
+
+    Returns:
+        The same, clipped. A range below `LEAST_RANGE` levels is stretched as if it were that wide: an empty
+        image's noise stays noise.
+    """
+    low, high = np.percentile(pixels @ LUMINANCE, STRETCHED)
+    stretched: NDArray[np.float32] = (pixels - low) * (255 / max(high - low, LEAST_RANGE))
+    return stretched.clip(0, 255)
+
+
+def load_image(image_root: Path, record: ImageRecord, reading: Reading = AS_IT_IS) -> NDArray[np.uint8]:
     """Read the image of a record and make sure that it has the size its annotations were made for.
 
     Returns:
@@ -60,7 +83,7 @@ def load_image(image_root: Path, record: ImageRecord, invert_bright: bool = Fals
         CastError: unreadable, or of another size than the record says.
     """
     path = image_root / record.file_name
-    pixels = read_image(path, invert_bright)
+    pixels = read_image(path, reading)
     _check_size(path, (pixels.shape[1], pixels.shape[0]), record)
     return pixels
 
@@ -92,16 +115,16 @@ def _check_size(path: Path, size: tuple[int, int], record: ImageRecord) -> None:
         )
 
 
-def _eight_bit_rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+def _rgb(image: Image.Image, path: Path) -> NDArray[np.float32]:
+    """RGB in 0 … 255, 16 bits not yet rounded to 8."""
     if image.mode == "F":
         raise CastError(f"{path}: floating-point pixels have no fixed scale; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits; Pillow holds some of them in 32
         grey = np.asarray(image).astype(np.int64)
         if grey.min() < 0 or grey.max() > 65535:
             raise CastError(f"{path}: pixel values exceed 16 bits; save it with 8 or 16 bits")
-        eight_bit = np.round(grey / 257).astype(np.uint8)  # 65535 / 255
-        return np.repeat(eight_bit[:, :, None], 3, axis=2)
-    return np.array(image.convert("RGB"))
+        return np.repeat((grey / 257).astype(np.float32)[:, :, None], 3, axis=2)  # 65535 / 255
+    return np.asarray(image.convert("RGB"), dtype=np.float32)
 
 
 def _one_line(error: BaseException) -> str:

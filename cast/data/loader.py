@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from cast.config import TrainSettings
+from cast.config import Reading, TrainSettings
 from cast.data.batch import Batch
 from cast.data.coco import CocoData, ImageRecord, load_image
 from cast.data.transforms import Sample, views
@@ -34,7 +34,7 @@ def training_batches(
     train: TrainSettings,
     batch_size: int,
     seed: int,
-    invert_bright: bool,
+    reading: Reading,
     strong: bool = True,
     start_step: int = 0,
 ) -> Iterator[Batch]:
@@ -45,7 +45,7 @@ def training_batches(
         train: crop, views, number of workers and memory of the cache.
         batch_size: images per batch; may exceed the number of images.
         seed: of the order and the views.
-        invert_bright: as in the data's settings.
+        reading: as in the data's settings.
         strong: False where nothing looks at the strong views: they are the weak ones then, and cost nothing.
         start_step: number of the first batch.
 
@@ -54,7 +54,7 @@ def training_batches(
             the annotations say.
     """
     _check_not_empty(data)
-    batches = TrainingBatches(data, train, batch_size, seed, invert_bright, strong)
+    batches = TrainingBatches(data, train, batch_size, seed, reading, strong)
     return _iterate(batches, train.workers, start_step)
 
 
@@ -78,13 +78,13 @@ class TrainingBatches(Dataset):
         train: TrainSettings,
         batch_size: int,
         seed: int,
-        invert_bright: bool,
+        reading: Reading,
         strong: bool,
     ) -> None:
         """Take the arguments of `training_batches`."""
         self._train, self._batch_size, self._seed, self._strong = train, batch_size, seed, strong
         limit = train.cache_gigabytes * BYTES_PER_GIGABYTE / max(1, train.workers)
-        self._samples = SampleCache(data, invert_bright, limit)
+        self._samples = SampleCache(data, reading, limit)
 
     def __getitem__(self, step: int) -> Batch | CastError:
         """Batch `step`, or the user's error, which would lose its one line on the way out of a worker."""
@@ -115,9 +115,9 @@ class TrainingBatches(Dataset):
 class SampleCache:
     """Decoded images, kept in memory until `limit` bytes are taken; the rest are read each time."""
 
-    def __init__(self, data: CocoData, invert_bright: bool, limit: float) -> None:
+    def __init__(self, data: CocoData, reading: Reading, limit: float) -> None:
         """Read nothing yet."""
-        self._data, self._invert_bright = data, invert_bright
+        self._data, self._reading = data, reading
         self._free = limit
         self._kept: dict[int, Sample] = {}
 
@@ -137,30 +137,30 @@ class SampleCache:
         """
         if index in self._kept:
             return self._kept[index]
-        sample = read_sample(self._data, self._data.images[index], self._invert_bright)
+        sample = read_sample(self._data, self._data.images[index], self._reading)
         if sample.memory <= self._free:
             self._free -= sample.memory
             self._kept[index] = sample
         return sample
 
 
-def read_sample(data: CocoData, record: ImageRecord, invert_bright: bool) -> Sample:
+def read_sample(data: CocoData, record: ImageRecord, reading: Reading) -> Sample:
     """Read one image with its instances; crowd annotations are left out.
 
     Raises:
         CastError: the image cannot be read or has another size than its record.
     """
-    return Sample.of(load_image(data.image_root, record, invert_bright), data.annotations_of(record.id))
+    return Sample.of(load_image(data.image_root, record, reading), data.annotations_of(record.id))
 
 
 def image_tensors(
-    data: CocoData, invert_bright: bool, short_side: int | None = None
+    data: CocoData, reading: Reading, short_side: int | None = None
 ) -> Iterator[tuple[ImageRecord, Tensor]]:
     """Whole images for inference, one at a time, in the file's order.
 
     Args:
         data: images; their annotations are not read.
-        invert_bright: as in the data's settings.
+        reading: as in the data's settings.
         short_side: length of the shorter side after an antialiased resize; native size when None.
 
     Yields:
@@ -170,13 +170,13 @@ def image_tensors(
         CastError: no images, or (from the iterator) one that is unreadable or not of its record's size.
     """
     _check_not_empty(data)
-    return (_image_tensor(data, record, invert_bright, short_side) for record in data.images)
+    return (_image_tensor(data, record, reading, short_side) for record in data.images)
 
 
 def _image_tensor(
-    data: CocoData, record: ImageRecord, invert_bright: bool, short_side: int | None
+    data: CocoData, record: ImageRecord, reading: Reading, short_side: int | None
 ) -> tuple[ImageRecord, Tensor]:
-    image = torch.from_numpy(load_image(data.image_root, record, invert_bright)).permute(2, 0, 1).contiguous()
+    image = torch.from_numpy(load_image(data.image_root, record, reading)).permute(2, 0, 1).contiguous()
     if short_side is not None:
         image = F.resize(image, [short_side], InterpolationMode.BILINEAR, antialias=True)
     return record, F.to_dtype(image, torch.float32, scale=True)

@@ -102,7 +102,9 @@ def predict_image(predict: Predict, image: Tensor, settings: InferenceSettings) 
             padded[:, row.start : row.start + settings.tile, column.start : column.start + settings.tile]
             for row, column in batch
         ]
-        cores = torch.tensor([_core(row, column) for row, column in batch], dtype=torch.float32)
+        cores = torch.tensor(
+            [_core(row, column, (height, width), settings.tile) for row, column in batch], dtype=torch.float32
+        )
         for (row, column), instances in zip(batch, predict(torch.stack(cuts), cores), strict=True):
             pieces += _core_pieces(instances, row, column, (height, width), settings)
     return _assemble(pieces, height, width, settings.nms_iou)
@@ -119,13 +121,13 @@ def spans(length: int, tile: int, stride: int) -> list[Span]:
     return [Span(start, *edge) for start, edge in zip(starts, edges, strict=True)]
 
 
-def _core(row: Span, column: Span) -> Box:
-    """The window's core in the window's own pixels."""
+def _core(row: Span, column: Span, size: tuple[int, int], tile: int) -> Box:
+    """The window's core in the window's own pixels; at the image's end it takes in the padding."""
     return (
         column.core_start - column.start,
         row.core_start - row.start,
-        column.core_end - column.start,
-        row.core_end - row.start,
+        tile if column.core_end == size[1] else column.core_end - column.start,
+        tile if row.core_end == size[0] else row.core_end - row.start,
     )
 
 

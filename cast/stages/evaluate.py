@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cast.artefacts import artefact_folder, write_json
-from cast.config import InferenceSettings, Settings
+from cast.config import InferenceSettings, Reading, Settings
 from cast.config_files import parse
 from cast.data.coco import read_coco
 from cast.errors import CastError
@@ -20,7 +20,7 @@ class EvaluateRun(Settings):
     role: Literal["teacher", "student"]
     inference: InferenceSettings
     max_detections: tuple[int, ...]
-    invert_bright: bool
+    reading: Reading
 
 
 def run(settings: dict[str, Any], model: Path, data: Path, out: Path) -> None:
@@ -44,7 +44,7 @@ def run(settings: dict[str, Any], model: Path, data: Path, out: Path) -> None:
     inputs = [*(folder for folder in models if (folder / "manifest.json").exists()), data]
     with artefact_folder(out, "evaluate", settings, inputs) as folder:
         annotations = predict(
-            network, truth, evaluation.inference, evaluation.invert_bright, f"evaluate {out.name}"
+            network, truth, evaluation.inference, evaluation.reading, f"evaluate {out.name}"
         )
         write_predictions(folder / "predictions.json", truth, annotations)
         metrics = evaluate_masks(truth, annotations, evaluation.max_detections)

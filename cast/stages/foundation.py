@@ -11,6 +11,7 @@ from cast.config import (
     ContrastiveSettings,
     CriterionSettings,
     PretrainedModel,
+    Reading,
     Settings,
     StudentSettings,
     TeacherLossSettings,
@@ -40,7 +41,7 @@ class TeacherPart(Settings):
     model: PretrainedModel
     train: TrainSettings | None
     teacher_loss: TeacherLossSettings = TeacherLossSettings()
-    invert_bright: bool = False
+    reading: Reading = Reading()
 
 
 class EncoderPart(Settings):
@@ -49,7 +50,7 @@ class EncoderPart(Settings):
     model: StudentSettings
     train: TrainSettings | None
     criterion: CriterionSettings = CriterionSettings()
-    invert_bright: bool = False
+    reading: Reading = Reading()
 
 
 def run(settings: dict[str, Any], part: str, data: Path, out: Path) -> None:
@@ -111,6 +112,6 @@ def _trained(
         sampling="fusion",
         train=part.train,
         contrastive=ContrastiveSettings(),
-        invert_bright=part.invert_bright,
+        reading=part.reading,
     )
     return fit(model, learner, source_run, data, None, FOUNDATION_SEED, folder)

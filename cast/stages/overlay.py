@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cast.config import EvaluateSettings
+from cast.config import EvaluateSettings, Reading
 from cast.config_files import parse
 from cast.data.coco import Annotation, CocoData, load_image, read_coco
 from cast.data.pseudo_labels import count_instances, select, threshold_for_count
@@ -14,11 +14,17 @@ from cast.errors import CastError
 from cast.reporting.figures import OverlayRow, choose_images, overlay_figure
 
 
+class OverlayRun(EvaluateSettings):
+    """Settings of one figure: `overlay_images` and `overlay_score`, and how the photographs are shown."""
+
+    reading: Reading = Reading()
+
+
 def run(settings: dict[str, Any], truth: Path, predictions: Sequence[str], out: Path) -> None:
     """Draw images, truth and the predictions of several models side by side.
 
     Args:
-        settings: as `EvaluateSettings`; `overlay_images` and `overlay_score` are used.
+        settings: of an `OverlayRun`.
         truth: COCO JSON with the images and their truth.
         predictions: columns as TITLE=FILE, FILE being a predictions.json of the same images.
         out: PNG file to write.
@@ -26,7 +32,7 @@ def run(settings: dict[str, Any], truth: Path, predictions: Sequence[str], out: 
     Raises:
         CastError: a column is malformed, a file or image unreadable, or the truth holds no instance.
     """
-    checked = parse(EvaluateSettings, settings)
+    checked = parse(OverlayRun, settings)
     data = read_coco(truth)
     chosen = set(choose_images(data, checked.overlay_images))
     if not chosen:
@@ -34,7 +40,7 @@ def run(settings: dict[str, Any], truth: Path, predictions: Sequence[str], out: 
     columns = {title: _drawn(path, data, checked) for title, path in map(_parsed, predictions)}
     rows = [
         OverlayRow(
-            load_image(data.image_root, image),
+            load_image(data.image_root, image, checked.reading),
             {"truth": [item for item in data.annotations_of(image.id) if not item.is_crowd]}
             | {title: drawn.get(image.id, []) for title, drawn in columns.items()},
         )

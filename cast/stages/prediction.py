@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cast.config import InferenceSettings
+from cast.config import InferenceSettings, Reading
 from cast.data.batch import Instances
 from cast.data.coco import Annotation, CocoData, write_coco
 from cast.data.loader import image_tensors
@@ -53,12 +53,12 @@ def predict(
     model: Predictor,
     data: CocoData,
     inference: InferenceSettings,
-    invert_bright: bool,
+    reading: Reading,
     label: str,
 ) -> list[Annotation]:
     """Scored annotations of every image of `data`, with progress."""
     progress = Progress(label, len(data.images), LOG_SECONDS, "image")
-    images = image_tensors(data, invert_bright, inference.short_side)
+    images = image_tensors(data, reading, inference.short_side)
     annotations: list[Annotation] = []
     with torch.inference_mode():
         for done, (record, instances) in enumerate(

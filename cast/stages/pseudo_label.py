@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cast.artefacts import artefact_folder, write_json
-from cast.config import InferenceSettings, PseudoLabelSettings, Settings
+from cast.config import InferenceSettings, PseudoLabelSettings, Reading, Settings
 from cast.config_files import parse
 from cast.data.coco import Annotation, read_coco
 from cast.data.pseudo_labels import calibrate_threshold, select
@@ -20,7 +20,7 @@ class PseudoLabelRun(Settings):
 
     pseudo_label: PseudoLabelSettings
     inference: InferenceSettings
-    invert_bright: bool
+    reading: Reading
 
 
 def run(settings: dict[str, Any], model: Path, split: Path, out: Path) -> None:
@@ -38,7 +38,7 @@ def run(settings: dict[str, Any], model: Path, split: Path, out: Path) -> None:
     inputs = [model / "detector", model / "segmenter"] if model.name == "teacher" else [model]
     with artefact_folder(out, "pseudo_label", settings, [*inputs, split]) as folder:
         candidates = predict(
-            teacher, unlabelled, labelling.inference, labelling.invert_bright, f"pseudo_label {out.name}"
+            teacher, unlabelled, labelling.inference, labelling.reading, f"pseudo_label {out.name}"
         )
         threshold = labelling.pseudo_label.score_threshold
         if threshold == "auto":

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from lightning_fabric import seed_everything
 
-from cast.config import ContrastiveSettings, CriterionSettings, Settings, TeacherLossSettings, TrainSettings
+from cast.config import (
+    ContrastiveSettings,
+    CriterionSettings,
+    Reading,
+    Settings,
+    TeacherLossSettings,
+    TrainSettings,
+)
 from cast.data.coco import CocoData, read_coco
 from cast.data.loader import training_batches
 from cast.losses.debiased_negatives import Sampling
@@ -24,7 +31,7 @@ class TrainingRun(Settings):
     sampling: Sampling
     train: TrainSettings
     contrastive: ContrastiveSettings
-    invert_bright: bool
+    reading: Reading
 
 
 class TeacherRun(TrainingRun):
@@ -68,12 +75,10 @@ def fit(
     if unlabelled is None:
         labelled_size, unlabelled_size = labelled_size + unlabelled_size, 0
     strong = run.lambda_pxl > 0 or run.train.strong_labelled
-    batches = training_batches(labelled, run.train, labelled_size, seed, run.invert_bright, strong)
+    batches = training_batches(labelled, run.train, labelled_size, seed, run.reading, strong)
     unlabelled_batches = None
     if unlabelled is not None and unlabelled_size > 0:
-        unlabelled_batches = training_batches(
-            unlabelled, run.train, unlabelled_size, seed + 1, run.invert_bright
-        )
+        unlabelled_batches = training_batches(unlabelled, run.train, unlabelled_size, seed + 1, run.reading)
     return train(
         model,
         objective,

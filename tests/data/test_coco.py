@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cast.config import Reading
 from cast.data.coco import (
     ImageRecord,
     check_images,
@@ -30,6 +31,7 @@ from cast.data.rle import from_segmentation
 from cast.errors import CastError
 
 HEIGHT, WIDTH = 20, 30
+STRETCH = Reading(stretch_contrast=True)
 SQUARE = [[4, 2, 10, 2, 10, 8, 4, 8]]
 
 
@@ -311,7 +313,39 @@ def test_bright_images_are_inverted_on_request_only(tmp_path: Path) -> None:
     for name, pixels in (("bright.png", bright), ("dark.png", 255 - bright)):
         Image.fromarray(pixels).save(tmp_path / name)
         assert np.array_equal(read_image(tmp_path / name), pixels)
-        assert np.array_equal(read_image(tmp_path / name, invert_bright=True), 255 - bright)
+        assert np.array_equal(read_image(tmp_path / name, Reading(invert_bright=True)), 255 - bright)
+
+
+def test_contrast_is_stretched_on_request_only(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    grey = rng.integers(5, 26, (50, 40), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "dark.png")
+    plain, stretched = read_image(tmp_path / "dark.png"), read_image(tmp_path / "dark.png", STRETCH)
+    assert plain.max() == 25
+    assert (stretched.min(), stretched.max()) == (0, 255)
+    expected = np.interp(plain, np.percentile(grey, (1.0, 99.8)), (0, 255))
+    assert np.abs(stretched - expected).max() <= 1
+    # 16 bits are stretched before they are rounded to 8: these 2,000 values span 40 of the 8-bit levels.
+    fine = np.linspace(2570, 12850, 2000).reshape(50, 40).astype(np.uint16)
+    Image.fromarray(fine).save(tmp_path / "fine.png")
+    assert len(np.unique(read_image(tmp_path / "fine.png"))) < 50
+    assert len(np.unique(read_image(tmp_path / "fine.png", STRETCH))) > 200
+
+
+def test_an_empty_images_noise_is_not_stretched_to_full_contrast(tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(7, 9, (50, 40), dtype=np.uint8)).save(
+        tmp_path / "a.png"
+    )
+    assert read_image(tmp_path / "a.png", STRETCH).max() <= 255 / 8 + 1
+
+
+def test_stretching_keeps_hues(tmp_path: Path) -> None:
+    pixels = np.zeros((20, 20, 3), dtype=np.uint8)
+    pixels[5:15, 5:15] = (40, 20, 10)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    red, green, blue = read_image(tmp_path / "a.png", STRETCH)[10, 10].astype(float)
+    assert red == 255, "brighter than the luminance's percentile: clipped"
+    assert green / blue == pytest.approx(2, rel=0.02)
 
 
 def test_missing_and_broken_images(tmp_path: Path) -> None:

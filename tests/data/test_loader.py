@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cast.config import TrainSettings
+from cast.config import Reading, TrainSettings
 from cast.data.batch import Batch
 from cast.data.coco import Annotation, CocoData, ImageRecord, new_annotation, read_coco, write_coco
 from cast.data.loader import SampleCache, image_tensors, training_batches
@@ -45,7 +45,7 @@ def data(tmp_path: Path) -> CocoData:
 def take(
     data: CocoData, count: int, start: int = 0, size: int = 3, seed: int = 5, **changes: object
 ) -> list[Batch]:
-    stream = training_batches(data, train_settings(**changes), size, seed, False, start_step=start)
+    stream = training_batches(data, train_settings(**changes), size, seed, Reading(), start_step=start)
     return list(itertools.islice(stream, count))
 
 
@@ -73,7 +73,7 @@ def test_shapes(data: CocoData) -> None:
 
 def test_without_the_strong_view_nothing_else_changes(data: CocoData) -> None:
     (both,) = take(data, 1)
-    weak = next(training_batches(data, train_settings(), 3, 5, False, strong=False))
+    weak = next(training_batches(data, train_settings(), 3, 5, Reading(), strong=False))
     assert weak.strong_images is weak.weak_images
     assert same(weak, dataclasses.replace(both, strong_images=both.weak_images))
     assert not torch.equal(both.strong_images, both.weak_images)
@@ -102,8 +102,8 @@ def test_cache_changes_nothing(data: CocoData) -> None:
 
 
 def test_cache_keeps_within_its_limit(data: CocoData) -> None:
-    one = SampleCache(data, False, 1e9)[6].memory
-    cache = SampleCache(data, False, 1.5 * one)
+    one = SampleCache(data, Reading(), 1e9)[6].memory
+    cache = SampleCache(data, Reading(), 1.5 * one)
     first, second = cache[6], cache[6]
     assert first is second
     assert cache[0] is not cache[0]
@@ -134,17 +134,17 @@ def test_missing_image_is_one_line(data: CocoData, workers: int) -> None:
 
 def test_no_images(data: CocoData) -> None:
     with pytest.raises(CastError, match="no images"):
-        training_batches(data.subset([]), train_settings(), 2, 0, False)
+        training_batches(data.subset([]), train_settings(), 2, 0, Reading())
     with pytest.raises(CastError, match="no images"):
-        image_tensors(data.subset([]), False)
+        image_tensors(data.subset([]), Reading())
 
 
 def test_image_tensors(data: CocoData) -> None:
-    items = list(image_tensors(data, invert_bright=True))
+    items = list(image_tensors(data, Reading(invert_bright=True)))
     assert [record.id for record, _ in items] == list(range(100, 107))
     record, image = items[3]
     pixels = np.asarray(Image.open(data.image_root / record.file_name))
     assert image.dtype == torch.float32
     assert image.shape == (3, 40, 33)
     assert torch.allclose(image, torch.from_numpy((255 - pixels) / 255).permute(2, 0, 1).float(), atol=1e-6)
-    assert next(image_tensors(data, False, short_side=15))[1].shape == (3, 20, 15)
+    assert next(image_tensors(data, Reading(), short_side=15))[1].shape == (3, 20, 15)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from cast.config import EvaluateSettings, Settings
+from cast.config import Settings
 from cast.config_files import load, parse
 from cast.plan import Plan
 from cast.stages import (
     distill_student,
     evaluate,
     foundation,
+    overlay,
     prepare,
     pseudo_label,
     split,
@@ -36,7 +37,7 @@ READERS = [
     ("evaluate", {"recipe": "foundation"}, evaluate.EvaluateRun),
     ("evaluate", {"recipe": "student_cast_refined"}, evaluate.EvaluateRun),
     ("tabulate", {}, tabulate.TabulateRun),
-    ("overlay", {}, EvaluateSettings),
+    ("overlay", {}, overlay.OverlayRun),
 ]
 
 
