@@ -14,8 +14,6 @@ from cast.data.batch import Instances
 from cast.teacher.detector import Detections, Detector, load_detector
 from cast.teacher.segmenter import Segmenter, load_segmenter
 
-# How far a mask's centre may lie from that of the box it was prompted with.
-CORE_MARGIN = 8.0
 DETECTOR_FOLDER, SEGMENTER_FOLDER = "detector", "segmenter"
 
 
@@ -46,8 +44,8 @@ class CompositeTeacher(nn.Module):
         Args:
             images: (B, 3, H, W), RGB in 0 … 1.
             inference: thresholds, and how many boxes to decode at a time.
-            cores: (B, 4), x0, y0, x1, y1 in pixels. Boxes whose centre lies more than `CORE_MARGIN` pixels
-                outside get no mask: overlapping windows would draw most objects several times.
+            cores: (B, 4), x0, y0, x1, y1 in pixels. Boxes that do not reach into them get no mask, whose centre
+                could not lie there: overlapping windows would draw most objects several times.
 
         Returns:
             B sets of instances at H × W, best first, no mask empty, no score below the threshold.
@@ -57,7 +55,7 @@ class CompositeTeacher(nn.Module):
         size = (images.shape[-2], images.shape[-1])
         detections = self.detector.detect(images, inference)
         if cores is not None:
-            detections = [_near(found, core) for found, core in zip(detections, cores, strict=True)]
+            detections = [_reaching(found, core) for found, core in zip(detections, cores, strict=True)]
         boxes = nn.utils.rnn.pad_sequence([found.boxes for found in detections], batch_first=True)
         mask_logits, predicted_iou = self.segmenter.decode(
             self.segmenter.encode(images), boxes, size, inference.prompt_chunk
@@ -93,11 +91,10 @@ def load_teacher(
     return CompositeTeacher(detector, load_segmenter(Path(segmenter_folder)), detector.class_names).eval()
 
 
-def _near(detections: Detections, core: Tensor) -> Detections:
-    """The detections whose centre lies in the core or just outside."""
-    centres = (detections.boxes[:, :2] + detections.boxes[:, 2:]) / 2
-    keep = ((centres >= core[:2] - CORE_MARGIN) & (centres < core[2:] + CORE_MARGIN)).all(1)
-    return detections[keep]
+def _reaching(detections: Detections, core: Tensor) -> Detections:
+    """The detections whose box overlaps the core."""
+    boxes = detections.boxes
+    return detections[((boxes[:, :2] < core[2:]) & (boxes[:, 2:] > core[:2])).all(1)]
 
 
 def _instances(

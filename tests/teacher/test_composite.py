@@ -5,7 +5,7 @@ import torch
 
 from cast.config import InferenceSettings
 from cast.errors import CastError
-from cast.teacher.composite import CORE_MARGIN, load_teacher, save_teacher
+from cast.teacher.composite import load_teacher, save_teacher
 from cast.teacher.detector import Detections
 
 LOW = InferenceSettings(score_threshold=0.0, mask_threshold=0.0, nms_iou=1.0)
@@ -49,15 +49,15 @@ def test_empty_masks_and_low_scores_are_dropped(teacher, monkeypatch):
     assert teacher.predict(torch.rand(1, 3, 96, 96), settings)[0].labels.tolist() == [1]
 
 
-def test_only_boxes_near_their_windows_core_get_masks(teacher):
+def test_only_boxes_that_reach_into_their_windows_core_get_masks(teacher):
     images = torch.rand(2, 3, 96, 96)
     cores = torch.tensor([[0.0, 0.0, 48.0, 96.0], [48.0, 48.0, 96.0, 96.0]])
     everything, cored = teacher.eval().predict(images, LOW), teacher.predict(images, LOW, cores)
     boxes = teacher.detector.detect(images, LOW)
     for whole, kept, found_boxes, core in zip(everything, cored, boxes, cores, strict=True):
-        centres = (found_boxes.boxes[:, :2] + found_boxes.boxes[:, 2:]) / 2
-        near = ((centres >= core[:2] - CORE_MARGIN) & (centres < core[2:] + CORE_MARGIN)).all(1)
-        assert 0 < len(kept) == near.sum() < len(whole)
+        x0, y0, x1, y1 = found_boxes.boxes.unbind(1)
+        outside = (x1 <= core[0]) | (y1 <= core[1]) | (x0 >= core[2]) | (y0 >= core[3])
+        assert 0 < len(kept) == (~outside).sum() < len(whole)
         for score, mask in zip(kept.scores, kept.masks, strict=True):
             same = (whole.scores - score).abs() < 1e-6
             assert any(torch.equal(mask, other) for other in whole.masks[same])
