@@ -38,7 +38,9 @@ class Reading(Settings):
     """What is done to every image file on reading, in training and inference alike."""
 
     invert_bright: bool = False  # photographs with a bright background become negatives: one polarity for all
-    stretch_contrast: bool = False  # the luminance's 1st … 99.8th percentile becomes 0 … 255, image by image
+    # The luminance's 1st … 99.8th percentile becomes 0 … 255, image by image, before 16 bits are rounded to
+    # 8: for cameras that use a part of their range.
+    stretch_contrast: bool = False
 
 
 class SyntheticScenes(Settings):

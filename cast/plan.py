@@ -198,14 +198,10 @@ class Plan:
                 }
             )
         assert stage == "overlay", stage
-        return _dump(
-            {
-                "overlay_images": config.evaluate.overlay_images,
-                "overlay_score": config.evaluate.overlay_score,
-                # Photographs are shown in their own polarity.
-                "reading": config.data.reading.model_copy(update={"invert_bright": False}),
-            }
-        )
+        # Photographs are shown in their own polarity.
+        reading = config.data.reading.model_copy(update={"invert_bright": False})
+        shown = config.evaluate.model_dump(mode="json", include={"overlay_images", "overlay_score"})
+        return shown | {"reading": _dump(reading)}
 
     def _training(self, name: str) -> dict[str, Any]:
         config, recipe = self.config, self.config.recipes[name]

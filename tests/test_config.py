@@ -37,7 +37,7 @@ def test_experiments_are_valid(name):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiments_fit_the_schema(name):
-    jsonschema.validate(yaml.safe_load((FOLDER / name).read_text()), schema())
+    assert jsonschema.Draft202012Validator(schema()).is_valid(yaml.safe_load((FOLDER / name).read_text()))
 
 
 def test_the_schema_is_up_to_date():

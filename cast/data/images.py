@@ -22,6 +22,7 @@ LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601, as P
 STRETCHED = (1.0, 99.8)  # percentiles that become black and white
 LEAST_RANGE = 8.0  # 8-bit levels
 AS_IT_IS = Reading()
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
 
 
 def read_image(path: Path, reading: Reading = AS_IT_IS) -> NDArray[np.uint8]:
@@ -55,21 +56,21 @@ def read_image(path: Path, reading: Reading = AS_IT_IS) -> NDArray[np.uint8]:
         pixels = 255 - pixels
     if reading.stretch_contrast:
         pixels = stretch_contrast(pixels)
-    return np.round(pixels).astype(np.uint8)
+    return np.round(pixels).astype(np.uint8, copy=False)
 
 
-def stretch_contrast(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+def stretch_contrast(pixels: Pixels) -> Pixels:
     """Map the luminance's percentiles `STRETCHED` to 0 and 255; all channels alike, so that hues stay.
 
     Args:
-        pixels: RGB in 0 … 255, float (H, W, 3).
+        pixels: RGB in 0 … 255, (H, W, 3).
 
     Returns:
-        The same, clipped. A range below `LEAST_RANGE` levels is stretched as if it were that wide: an empty
-        image's noise stays noise.
+        float32, clipped to 0 … 255. A range below `LEAST_RANGE` levels is stretched as if it were that wide:
+        an empty image's noise stays noise.
     """
     low, high = np.percentile(pixels @ LUMINANCE, STRETCHED)
-    stretched: NDArray[np.float32] = (pixels - low) * (255 / max(high - low, LEAST_RANGE))
+    stretched = (pixels - np.float32(low)) * np.float32(255 / max(high - low, LEAST_RANGE))
     return stretched.clip(0, 255)
 
 
@@ -115,8 +116,8 @@ def _check_size(path: Path, size: tuple[int, int], record: ImageRecord) -> None:
         )
 
 
-def _rgb(image: Image.Image, path: Path) -> NDArray[np.float32]:
-    """RGB in 0 … 255, 16 bits not yet rounded to 8."""
+def _rgb(image: Image.Image, path: Path) -> Pixels:
+    """RGB in 0 … 255; 16 bits come as float32, not yet rounded to 8."""
     if image.mode == "F":
         raise CastError(f"{path}: floating-point pixels have no fixed scale; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits; Pillow holds some of them in 32
@@ -124,7 +125,7 @@ def _rgb(image: Image.Image, path: Path) -> NDArray[np.float32]:
         if grey.min() < 0 or grey.max() > 65535:
             raise CastError(f"{path}: pixel values exceed 16 bits; save it with 8 or 16 bits")
         return np.repeat((grey / 257).astype(np.float32)[:, :, None], 3, axis=2)  # 65535 / 255
-    return np.asarray(image.convert("RGB"), dtype=np.float32)
+    return np.array(image.convert("RGB"))
 
 
 def _one_line(error: BaseException) -> str:

@@ -25,7 +25,6 @@ from cast.data.batch import Instances, mask_boxes
 from cast.data.coco import ImageRecord
 
 Item = TypeVar("Item")
-Box = tuple[int, int, int, int]  # x0, y0, x1, y1
 # Images (B, 3, h, w) and the windows' cores (B, 4), x0, y0, x1, y1 in pixels of the window → B results at
 # that size. What lies outside its window's core may be left out; without cores everything counts.
 Predict = Callable[[Tensor, Tensor | None], list[Instances]]
@@ -102,9 +101,7 @@ def predict_image(predict: Predict, image: Tensor, settings: InferenceSettings) 
             padded[:, row.start : row.start + settings.tile, column.start : column.start + settings.tile]
             for row, column in batch
         ]
-        cores = torch.tensor(
-            [_core(row, column, (height, width), settings.tile) for row, column in batch], dtype=torch.float32
-        )
+        cores = torch.tensor([_core(row, column) for row, column in batch], dtype=torch.float32)
         for (row, column), instances in zip(batch, predict(torch.stack(cuts), cores), strict=True):
             pieces += _core_pieces(instances, row, column, (height, width), settings)
     return _assemble(pieces, height, width, settings.nms_iou)
@@ -113,21 +110,22 @@ def predict_image(predict: Predict, image: Tensor, settings: InferenceSettings) 
 def spans(length: int, tile: int, stride: int) -> list[Span]:
     """Windows along an axis of `length` pixels; the last one ends at the border.
 
-    Their cores partition 0 … length. A window longer than the axis is the only one.
+    Their cores partition 0 … length. A window longer than the axis is the only one, and its core takes in the
+    padding.
     """
     starts = [*range(0, length - tile, stride), max(0, length - tile)]
     borders = [(start + tile + following) // 2 for start, following in itertools.pairwise(starts)]
-    edges = itertools.pairwise([0, *borders, length])
+    edges = itertools.pairwise([0, *borders, starts[-1] + tile])
     return [Span(start, *edge) for start, edge in zip(starts, edges, strict=True)]
 
 
-def _core(row: Span, column: Span, size: tuple[int, int], tile: int) -> Box:
-    """The window's core in the window's own pixels; at the image's end it takes in the padding."""
+def _core(row: Span, column: Span) -> tuple[int, int, int, int]:
+    """The window's core, x0, y0, x1, y1 in the window's own pixels."""
     return (
         column.core_start - column.start,
         row.core_start - row.start,
-        tile if column.core_end == size[1] else column.core_end - column.start,
-        tile if row.core_end == size[0] else row.core_end - row.start,
+        column.core_end - column.start,
+        row.core_end - row.start,
     )
 
 

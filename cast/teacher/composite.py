@@ -44,8 +44,8 @@ class CompositeTeacher(nn.Module):
         Args:
             images: (B, 3, H, W), RGB in 0 … 1.
             inference: thresholds, and how many boxes to decode at a time.
-            cores: (B, 4), x0, y0, x1, y1 in pixels. Boxes that do not reach into them get no mask, whose centre
-                could not lie there: overlapping windows would draw most objects several times.
+            cores: (B, 4), x0, y0, x1, y1 in pixels. Boxes that do not reach into them get no mask: its
+                centre could not lie there, and overlapping windows would draw most objects several times.
 
         Returns:
             B sets of instances at H × W, best first, no mask empty, no score below the threshold.
