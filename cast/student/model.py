@@ -110,7 +110,7 @@ class Student(nn.Module):
 
         Args:
             images: float (B, 3, H, W), RGB in 0 … 1.
-            inference: its `score_threshold` and `max_instances` apply.
+            inference: its `score_threshold`, `mask_threshold` and `max_instances` apply.
             cores: ignored: masks come with the queries.
         """
         output = self(images)
@@ -132,9 +132,10 @@ def _instances(
         mask_logits: (Q, h, w).
         probabilities: (Q, C), without no-object.
         size: height and width of the result.
-        inference: score threshold and greatest number of instances.
+        inference: score and mask thresholds and greatest number of instances.
     """
-    inside = mask_logits > 0
+    least = torch.tensor(inference.mask_threshold).logit().to(mask_logits)
+    inside = mask_logits > least
     quality = (mask_logits.sigmoid() * inside).flatten(1).sum(1) / inside.flatten(1).sum(1).clamp(min=1)
     scores = (probabilities * quality[:, None]).flatten()
     scores, order = scores.topk(min(inference.max_instances, scores.numel()))
@@ -143,7 +144,7 @@ def _instances(
     queries, labels = order // probabilities.shape[1], order % probabilities.shape[1]
     height, width = size
     chunks = [
-        (F.interpolate(part[None], size=(height, width), mode="bilinear", align_corners=False)[0] > 0).cpu()
+        (F.interpolate(part[None], (height, width), mode="bilinear", align_corners=False)[0] > least).cpu()
         for part in mask_logits[queries].split(UPSAMPLE_CHUNK)
         if len(part)
     ]

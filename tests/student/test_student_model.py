@@ -101,6 +101,14 @@ def test_scores_labels_and_masks_of_predictions():
     assert found.masks[1, :, :3].all() and not found.masks[1, :, 5:].any()
 
 
+def test_a_pixel_is_in_the_mask_above_the_threshold():
+    masks = torch.tensor([0.2, 0.4, 0.6, 0.8]).logit().expand(1, 4, 4)
+    for threshold, columns in [(0.0, 4), (0.3, 3), (0.5, 2), (0.7, 1)]:
+        settings = InferenceSettings(score_threshold=0.0, mask_threshold=threshold)
+        (found,) = _instances(masks, torch.ones(1, 1), (4, 4), settings).masks
+        assert found.any(0).sum() == columns and found[:, 4 - columns :].all()
+
+
 def test_limits_of_predictions():
     masks, probabilities = torch.full((5, 4, 4), 5.0), torch.rand(5, 3)
     everything = _instances(masks, probabilities, (4, 4), InferenceSettings(score_threshold=0.0))
