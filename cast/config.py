@@ -117,10 +117,10 @@ class StudentSettings(Settings):
     decoder_feedforward: PositiveInt = 2048  # docs/method.md
     decoder_layers: PositiveInt = 9  # Mask2Former
     num_queries: PositiveInt = 100  # Mask2Former
-    mask_stride: Literal[1, 2, 4] = 4  # Mask2Former: mask logits at a quarter of the image
+    mask_stride: Literal[1, 2, 4] = 4  # also of the DPT's finest level; Mask2Former: 4
     # Aids for decoders trained from scratch in few steps; the paper has none of them.
-    query_prior: bool = False  # queries pooled from a grid of the image, with a Gaussian on the mask logits
-    convolutional_stem: bool = False  # local features at the mask stride, added to the DPT's output
+    query_prior: bool = False  # queries from a grid of the image, a Gaussian each on the mask logits
+    convolutional_stem: bool = False  # local features, computed from the image, in the DPT's finest level
     semantic_head: bool = False  # per-pixel classes from the mask features, for criterion.semantic_weight
 
 

@@ -17,12 +17,11 @@ from torch.nn import functional as F
 
 from cast.errors import CastError
 
-BASE_STRIDE = 4  # of the finest pyramid level; each next one is twice as coarse (DPT)
 NUM_SCALES = 3  # pyramid levels that the transformer decoder attends to (Mask2Former)
 
 
 class PixelDecoder(nn.Module):
-    """Reassemble encoder maps at strides 4, 8, 16, 32 and fuse them from coarse to fine."""
+    """Reassemble encoder maps at 1, 2, 4, … times the mask stride (4 in DPT) and fuse them."""
 
     def __init__(
         self,
@@ -43,7 +42,7 @@ class PixelDecoder(nn.Module):
             feature_dim: D, channels of the fused pyramid.
             mask_dim: M, channels of the mask features.
             mask_stride: pixels of the image per cell of the mask features.
-            convolutional_stem: add local features computed from the image at the mask stride.
+            convolutional_stem: add local features, computed from the image, to the finest level.
 
         Raises:
             CastError: the numbers of maps and widths differ or are below three.
@@ -56,7 +55,7 @@ class PixelDecoder(nn.Module):
             )
         self.mask_stride = mask_stride
         self.reassemble = nn.ModuleList(
-            _reassemble(channel, width, stride / (BASE_STRIDE * 2**level))
+            _reassemble(channel, width, stride / (mask_stride * 2**level))
             for level, (channel, width, stride) in enumerate(zip(channels, widths, strides, strict=True))
         )
         self.project = nn.ModuleList(nn.Conv2d(width, feature_dim, 1, bias=False) for width in widths)
@@ -64,7 +63,7 @@ class PixelDecoder(nn.Module):
             FusionBlock(feature_dim, coarsest=level == len(widths) - 1) for level in range(len(widths))
         )
         self.mask_head = nn.Conv2d(feature_dim, mask_dim, 1)
-        self.stem = _stem(mask_dim, mask_stride) if convolutional_stem else None
+        self.stem = _stem(feature_dim, mask_stride) if convolutional_stem else None
 
     def forward(self, maps: Sequence[Tensor], images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Mask features and the maps that the transformer decoder attends to.
@@ -80,14 +79,13 @@ class PixelDecoder(nn.Module):
         pyramid: list[Tensor] = []
         for level in reversed(range(len(maps))):
             features = self.project[level](self.reassemble[level](maps[level]))
+            if level == 0 and self.stem is not None:
+                features = features + _resize(self.stem(images - 0.5), features.shape[-2:])
             fused = self.fusion[level](features, fused)
             pyramid.append(fused)
         assert fused is not None
         size = tuple(math.ceil(side / self.mask_stride) for side in images.shape[-2:])
-        mask_features = _resize(self.mask_head(fused), size)
-        if self.stem is not None:
-            mask_features = mask_features + _resize(self.stem(images - 0.5), size)
-        return mask_features, pyramid[:NUM_SCALES]
+        return _resize(self.mask_head(fused), size), pyramid[:NUM_SCALES]
 
 
 class FusionBlock(nn.Module):

@@ -71,14 +71,12 @@ class TransformerDecoder(nn.Module):
         """
         memories, positions = self._memories(pyramid)
         queries = self.query_content.expand(mask_features.shape[0], -1, -1)
-        offsets: Tensor | None = None
         if prior is not None:
             assert features is not None
             queries = queries + prior.contents(features)
-            offsets = prior.mask_offsets(mask_features.shape[-2:])
         mask_logits, class_logits = [], []
         for index in range(len(self.layers) + 1):
-            masks, classes = self._heads(queries, mask_features, offsets)
+            masks, classes = self._heads(queries, mask_features, prior)
             mask_logits.append(masks)
             class_logits.append(classes)
             if index < len(self.layers):
@@ -98,10 +96,14 @@ class TransformerDecoder(nn.Module):
             positions.append(sine_positions(height, width, self.norm.normalized_shape[0], features))
         return memories, positions
 
-    def _heads(self, queries: Tensor, mask_features: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _heads(
+        self, queries: Tensor, mask_features: Tensor, prior: QueryPrior | None
+    ) -> tuple[Tensor, Tensor]:
         queries = self.norm(queries)
         masks = torch.einsum("bqd,bdhw->bqhw", self.mask_head(queries), mask_features)
-        return masks if offsets is None else masks + offsets, self.class_head(queries)
+        if prior is not None:
+            masks = masks + prior.mask_offsets(queries, masks.shape[-2:])
+        return masks, self.class_head(queries)
 
 
 class DecoderLayer(nn.Module):

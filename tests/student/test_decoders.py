@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -11,22 +13,27 @@ from cast.student.query_prior import QueryPrior
 from cast.student.transformer_decoder import Attention, TransformerDecoder, attention_mask, sine_positions
 
 
-def test_patch_maps_become_a_pyramid():
-    decoder = PixelDecoder([16] * 4, [14] * 4, (8, 8, 12, 12), 10, 6, mask_stride=4)
+@pytest.mark.parametrize(("stride", "factor"), [(4, 1), (2, 2)])
+def test_patch_maps_become_a_pyramid(stride, factor):
+    decoder = PixelDecoder([16] * 4, [14] * 4, (8, 8, 12, 12), 10, 6, mask_stride=stride)
     maps = [torch.randn(1, 16, 6, 8) for _ in range(4)]
     mask_features, pyramid = decoder(maps, torch.zeros(1, 3, 84, 112))
-    assert [tuple(p.shape) for p in pyramid] == [(1, 10, 3, 4), (1, 10, 6, 8), (1, 10, 12, 16)]
-    assert mask_features.shape == (1, 6, 21, 28)
+    assert [tuple(p.shape) for p in pyramid] == [
+        (1, 10, 3 * factor, 4 * factor),
+        (1, 10, 6 * factor, 8 * factor),
+        (1, 10, 12 * factor, 16 * factor),
+    ]
+    assert mask_features.shape == (1, 6, 21 * factor, 28 * factor)
 
 
 def test_stem_sees_the_pixels():
     decoder = PixelDecoder([4] * 4, [8] * 4, (4,) * 4, 4, 4, mask_stride=2, convolutional_stem=True)
-    maps = [torch.randn(1, 4, 4, 4) for _ in range(4)]
-    dark, bright = torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32)
+    maps = [torch.randn(1, 4, 8, 8) for _ in range(4)]
+    dark, bright = torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64)
     bright[..., :8, :8] = 1
     change = (decoder(maps, bright)[0] - decoder(maps, dark)[0]).abs().sum(1)[0]
-    assert change.shape == (16, 16)
-    assert (change[:3, :3] > 0).all() and (change[6:, 6:] == 0).all()
+    assert change.shape == (32, 32)
+    assert (change[:3, :3] > 0).all() and (change[10:, 10:] == 0).all()
 
 
 def test_attention_mask_is_shared_and_never_empty():
@@ -80,15 +87,25 @@ def test_prior_grid(queries, grid):
 
 
 @pytest.mark.parametrize("size", [(20, 20), (13, 31)])
-def test_prior_peaks_at_its_cell(size):
-    prior = QueryPrior(6, 4, 8)
-    offsets = prior.mask_offsets(size)
-    assert offsets.shape == (6, *size) and (offsets <= prior.peak).all()
-    for query, offset in enumerate(offsets):
+def test_prior_starts_at_its_cell(size):
+    offsets = QueryPrior(6, 4, 8).mask_offsets(torch.randn(2, 6, 8), size)
+    assert offsets.shape == (2, 6, *size) and torch.equal(offsets[0], offsets[1])
+    for query, offset in enumerate(offsets[0]):
         row, column = divmod(int(offset.flatten().argmax()), size[1])
         assert (row * 2 // size[0], column * 3 // size[1]) == divmod(query, 3)
-    prior.log_width.data += 1
-    assert (prior.mask_offsets(size) >= offsets).all()
+
+
+def test_prior_is_the_gaussian_that_the_query_asks_for():
+    prior = QueryPrior(6, 4, 8)
+    torch.nn.init.normal_(prior.gaussian.weight, std=0.2)
+    queries = torch.randn(2, 6, 8)
+    offsets, asked = prior.mask_offsets(queries, (10, 12)), prior.gaussian(queries)
+    for image, query, y, x in [(0, 0, 0, 0), (0, 4, 7, 2), (1, 2, 3, 11), (1, 5, 9, 9)]:
+        row, column, high, wide, peak = asked[image, query].tolist()
+        down = (y + 0.5) / 5 - (query // 3 + 0.5 + row)  # 2 × 3 cells of 5 × 4 pixels
+        right = (x + 0.5) / 4 - (query % 3 + 0.5 + column)
+        expected = peak - down**2 / (2 * math.exp(high) ** 2) - right**2 / (2 * math.exp(wide) ** 2)
+        assert offsets[image, query, y, x].item() == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
 def test_prior_contents_come_from_the_cell():
