@@ -150,3 +150,8 @@ def mask_boxes(masks: Tensor) -> Tensor:
     x1 = masks.shape[2] - columns.flip(1).float().argmax(1)
     y1 = masks.shape[1] - rows.flip(1).float().argmax(1)
     return torch.stack([x0, y0, x1, y1], 1).float()
+
+
+def not_empty(masks: Tensor) -> list[int]:
+    """Indices of the masks (N, H, W) that hold any pixel."""
+    return [index for index, mask in enumerate(masks) if bool(mask.any())]

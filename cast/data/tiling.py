@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from cast.config import InferenceSettings
-from cast.data.batch import Instances, mask_boxes
+from cast.data.batch import Instances, mask_boxes, not_empty
 from cast.data.coco import ImageRecord
+from cast.data.suppression import mask_nms, suppress
 
 Item = TypeVar("Item")
 # Images (B, 3, h, w) and the windows' cores (B, 4), x0, y0, x1, y1 in pixels of the window → B results at
@@ -155,7 +156,7 @@ def _core_pieces(
     # What lies on the padding is no part of the image.
     masks = instances.masks[:, : size[0] - row.start, : size[1] - column.start].cpu()
     pieces = []
-    for index in _not_empty(masks):
+    for index in not_empty(masks):
         x0, y0, x1, y1 = mask_boxes(masks[index : index + 1])[0].long().tolist()
         centre_y, centre_x = row.start + (y0 + y1) / 2, column.start + (x0 + x1) / 2
         if not (
@@ -182,87 +183,12 @@ def _assemble(pieces: Sequence[Piece], height: int, width: int, iou: float) -> I
     ).reshape(-1, 4)
     scores = np.array([piece.score for piece in pieces])
     labels = np.array([piece.label for piece in pieces], dtype=np.int64)
-    kept = _suppress([piece.mask for piece in pieces], boxes, labels, scores, iou)
+    kept = suppress([piece.mask for piece in pieces], boxes, labels, scores, iou)
     masks = torch.zeros(len(kept), height, width, dtype=torch.bool)
     for out, index in zip(masks, kept, strict=True):
         x0, y0, x1, y1 = boxes[index]
         out[y0:y1, x0:x1] = torch.from_numpy(pieces[index].mask)
     return Instances(masks, torch.from_numpy(labels[kept]), torch.from_numpy(scores[kept]).float())
-
-
-# --- suppression --------------------------------------------------------------------------------------------
-
-
-def mask_nms(instances: Instances, iou: float) -> Instances:
-    """Drop instances that overlap a better one of their class by more than `iou` (mask IoU).
-
-    Args:
-        instances: in any order; empty masks are dropped.
-        iou: in 0 … 1; 1 keeps all.
-
-    Returns:
-        The instances kept, best first, on the device they came on.
-    """
-    masks = instances.masks.cpu()
-    filled = _not_empty(masks)
-    boxes = np.array(
-        [mask_boxes(masks[index : index + 1])[0].tolist() for index in filled], dtype=np.int64
-    ).reshape(-1, 4)
-    crops = [
-        masks[index, y0:y1, x0:x1].numpy() for index, (x0, y0, x1, y1) in zip(filled, boxes, strict=True)
-    ]
-    labels = instances.labels.cpu().numpy()[filled]
-    scores = instances.scores.detach().float().cpu().numpy()[filled]
-    kept = np.array(filled, dtype=np.int64)[_suppress(crops, boxes, labels, scores, iou)]
-    return instances[torch.from_numpy(kept).to(instances.labels.device)]
-
-
-def _suppress(
-    crops: Sequence[NDArray[np.bool_]],
-    boxes: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    scores: NDArray[np.floating],
-    iou: float,
-) -> NDArray[np.int64]:
-    """Greedy suppression on masks held within their boxes (N, 4); indices kept, best first."""
-    areas = np.array([np.count_nonzero(crop) for crop in crops], dtype=np.int64)
-    waiting = np.argsort(-scores, kind="stable")
-    kept = []
-    while len(waiting):
-        best, waiting = int(waiting[0]), waiting[1:]
-        kept.append(best)
-        # No intersection exceeds the boxes' or either mask: only the pairs that this leaves are compared.
-        shared = _box_intersection(boxes[best], boxes[waiting])
-        shared = np.minimum(shared, np.minimum(areas[waiting], areas[best]))
-        near = (labels[waiting] == labels[best]) & (shared > iou * (areas[waiting] + areas[best] - shared))
-        drop = np.zeros(len(waiting), dtype=bool)
-        for place in np.flatnonzero(near):
-            other = waiting[place]
-            overlap = _mask_intersection(crops[best], boxes[best], crops[other], boxes[other])
-            drop[place] = overlap > iou * (areas[best] + areas[other] - overlap)
-        waiting = waiting[~drop]
-    return np.array(kept, dtype=np.int64)
-
-
-def _box_intersection(box: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    areas: NDArray[np.int64] = sides.clip(0).prod(1)
-    return areas
-
-
-def _mask_intersection(
-    mask: NDArray[np.bool_], box: NDArray[np.int64], other: NDArray[np.bool_], other_box: NDArray[np.int64]
-) -> int:
-    """Pixels that two masks share, both held within their boxes."""
-    x0, y0 = np.maximum(box[:2], other_box[:2])
-    x1, y1 = np.minimum(box[2:], other_box[2:])
-    ours = mask[y0 - box[1] : y1 - box[1], x0 - box[0] : x1 - box[0]]
-    theirs = other[y0 - other_box[1] : y1 - other_box[1], x0 - other_box[0] : x1 - other_box[0]]
-    return int(np.count_nonzero(ours & theirs))
-
-
-def _not_empty(masks: Tensor) -> list[int]:
-    return [index for index, mask in enumerate(masks) if bool(mask.any())]
 
 
 def _on_cpu(instances: Instances) -> Instances:
@@ -278,7 +204,7 @@ def _at_size(instances: Instances, record: ImageRecord) -> Instances:
     if instances.masks.shape[1:] == size:
         return instances
     resized = Instances(resize_masks(instances.masks, size), instances.labels, instances.scores)
-    return resized[torch.tensor(_not_empty(resized.masks), dtype=torch.int64)]
+    return resized[torch.tensor(not_empty(resized.masks), dtype=torch.int64)]
 
 
 def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
@@ -296,7 +222,7 @@ def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """
     rows, columns = _weights(masks.shape[1], size[0]), _weights(masks.shape[2], size[1])
     resized = torch.zeros(len(masks), *size, dtype=torch.bool)
-    for index in _not_empty(masks):
+    for index in not_empty(masks):
         x0, y0, x1, y1 = mask_boxes(masks[index : index + 1])[0].long().tolist()
         row_range, row_weights = _reached(rows[:, y0:y1])
         column_range, column_weights = _reached(columns[:, x0:x1])

@@ -12,7 +12,8 @@ from torch import Tensor
 from cast.config import InferenceSettings
 from cast.data.batch import Instances, mask_boxes
 from cast.data.coco import ImageRecord
-from cast.data.tiling import mask_nms, predict_dataset, predict_image, resize_masks, spans
+from cast.data.suppression import mask_nms
+from cast.data.tiling import predict_dataset, predict_image, resize_masks, spans
 
 
 def inference(**changes: object) -> InferenceSettings:
