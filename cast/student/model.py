@@ -134,7 +134,7 @@ def _instances(
         size: height and width of the result.
         inference: score and mask thresholds and greatest number of instances.
     """
-    least = torch.tensor(inference.mask_threshold).logit().to(mask_logits)
+    least = torch.tensor(inference.mask_threshold).logit().item()  # no transfer to the device
     inside = mask_logits > least
     quality = (mask_logits.sigmoid() * inside).flatten(1).sum(1) / inside.flatten(1).sum(1).clamp(min=1)
     scores = (probabilities * quality[:, None]).flatten()
