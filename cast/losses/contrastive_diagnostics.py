@@ -13,31 +13,30 @@ from cast.losses.objective import Terms
 from cast.losses.pixel_contrastive import ContrastiveResult
 
 BACKGROUND = -1  # in instance-id maps: a pixel of no labelled instance, or one that must not be judged
+RATES = {"sup": "false_negative_rate", "semi": "false_negative_rate_pseudo"}  # by the kind of images
 
 
 def diagnose(terms: Terms) -> dict[str, float]:
-    """Margin and false-negative rate of one evaluation of J; the raw loss is its `named["pxl"]`.
-
-    Only labelled images know the ground truth: anchors in unlabelled ones, whose targets are pseudo-labels,
-    do not count towards the false-negative rate.
+    """Margin and false-negative rates of one evaluation of J; the raw loss is its `named["pxl"]`.
 
     Args:
         terms: of J on one batch of each kind.
 
     Returns:
-        `margin` and `false_negative_rate`, nan where nothing can be counted; empty where L_pxl did not run.
+        `margin`, `false_negative_rate` of the anchors in labelled images, against the ground truth, and
+        `false_negative_rate_pseudo` of those in unlabelled images, against their pseudo-labels; nan where
+        nothing can be counted. Only the rates of the kinds of images that were there; empty where L_pxl did
+        not run.
     """
     if terms.contrastive is None or terms.feature_size is None:
         return {}
-    maps = []
-    for index, batch in enumerate(terms.compared):
-        labelled = index == 0 and "sup" in terms.named
-        ids = instance_id_map(batch.targets, terms.feature_size)
-        maps.append(ids if labelled else torch.full_like(ids, BACKGROUND))
-    return {
-        "margin": margin(terms.contrastive),
-        "false_negative_rate": false_negative_rate(terms.contrastive, torch.cat(maps)),
-    }
+    size = terms.feature_size
+    maps = {kind: instance_id_map(batch.targets, size) for kind, batch in terms.compared.items()}
+    found = {"margin": margin(terms.contrastive)}
+    for kind in maps:
+        judged = [ids if other == kind else torch.full_like(ids, BACKGROUND) for other, ids in maps.items()]
+        found[RATES[kind]] = false_negative_rate(terms.contrastive, torch.cat(judged))
+    return found
 
 
 def margin(result: ContrastiveResult) -> float:

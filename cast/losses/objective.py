@@ -44,14 +44,14 @@ class Terms:
         named: detached scalars: `sup`, `semi`, `pxl` (unweighted) and each supervised term.
         contrastive: what L_pxl sampled, for the diagnostics; None where it did not run.
         feature_size: (h, w) of the map whose pixels it compared.
-        compared: the images it compared, of each kind.
+        compared: the images it compared, by kind (`sup`, `semi`), in the order of its pixels.
     """
 
     total: Tensor
     named: dict[str, Tensor]
     contrastive: ContrastiveResult | None = None
     feature_size: tuple[int, int] | None = None
-    compared: list[Batch] = field(default_factory=list)
+    compared: dict[str, Batch] = field(default_factory=dict)
 
 
 class Objective(nn.Module):
@@ -124,7 +124,9 @@ class Objective(nn.Module):
         result = self._contrast(weak, strong, outputs, feature_size, temperature)
         named["pxl"] = result.loss.detach()
         total = torch.stack([*weighted, self.lambda_pxl * result.loss]).sum()
-        return Terms(total, named, result, feature_size, [batch for _, batch, _ in outputs])
+        kinds = [name for name, *_ in parts]
+        compared = {kind: batch for kind, (_, batch, _) in zip(kinds, outputs, strict=True)}
+        return Terms(total, named, result, feature_size, compared)
 
     def _embed(
         self, outputs: list[tuple[LearnerOutput, Batch, bool]]

@@ -70,12 +70,19 @@ def one_instance_batch():
     return Batch(image, image, [target], torch.ones(1, 4, 4, dtype=torch.bool), [1])
 
 
-def test_diagnose_judges_labelled_images_only():
-    batches = [one_instance_batch(), one_instance_batch()]
-    # Anchor 0 (labelled): one of two in its own instance. Anchor 4 (unlabelled): both would be.
+def test_labelled_images_are_judged_by_the_truth_and_unlabelled_ones_by_their_pseudo_labels():
+    both = {"sup": one_instance_batch(), "semi": one_instance_batch()}
+    # Anchor 0 (labelled): one of its two negatives lies in its own instance. Anchor 4 (unlabelled): both do.
     found = result([0, 4], [[1, 5], [5, 6]], positive=(0.8, 0.8), negative=((0.2, 0.2), (0.2, 0.2)))
-    terms = Terms(torch.tensor(0.0), {"sup": torch.tensor(0.0)}, found, (2, 2), batches)
-    assert diagnose(terms) == pytest.approx({"margin": 0.6, "false_negative_rate": 0.5})
-    only_unlabelled = Terms(torch.tensor(0.0), {"semi": torch.tensor(0.0)}, found, (2, 2), batches)
-    assert math.isnan(diagnose(only_unlabelled)["false_negative_rate"])
+    expected = {"margin": 0.6, "false_negative_rate": 0.5, "false_negative_rate_pseudo": 1.0}
+    assert diagnose(Terms(torch.tensor(0.0), {}, found, (2, 2), both)) == pytest.approx(expected)
+
+
+def test_only_rates_of_images_that_were_there_are_reported():
+    found = result([0], [[1]])
+    only = {"semi": one_instance_batch()}
+    assert diagnose(Terms(torch.tensor(0.0), {}, found, (2, 2), only)).keys() == {
+        "margin",
+        "false_negative_rate_pseudo",
+    }
     assert diagnose(Terms(torch.tensor(0.0), {})) == {}

@@ -74,7 +74,10 @@ def test_a_share_of_each_kind_of_image_is_compared():
     torch.manual_seed(0)
     objective = Objective(Learner(), 1.0, 0.1, "fusion", settings)
     terms = objective(labelled, unlabelled, 0.1)
-    assert [batch.image_ids for batch in terms.compared] == [[0, 1], [0, 1]]
+    assert {kind: batch.image_ids for kind, batch in terms.compared.items()} == {
+        "sup": [0, 1],
+        "semi": [0, 1],
+    }
     pixels = terms.feature_size[0] * terms.feature_size[1]
     assert sorted(terms.contrastive.anchors.tolist()) == list(range(4 * pixels))
     # L_sup and L_semi are those of all images.
