@@ -19,6 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from cast.data.coco import Annotation, CocoData
 from cast.data.rle import Rle, area, from_segmentation
 from cast.errors import CastError
+from cast.evaluation.touching import touching
 
 Prediction = Annotation | Mapping[str, Any]
 Metrics = dict[str, Any]
@@ -40,8 +41,10 @@ def evaluate_masks(
     Returns:
         At the first cap ``mask_ap``, ``mask_ap50``, ``mask_ap75``, ``mask_ap_small`` / ``medium`` / ``large``
         in percent and ``per_class`` {class name: mask_ap, mask_ap50, mask_ap75, instances};
-        ``max_detections`` and ``by_max_detections`` {cap: the same}; counts ``images``, ``instances``
-        (without crowd regions) and ``predictions``.
+        ``max_detections`` and ``by_max_detections`` {cap: the same}; ``recall50_touching`` and
+        ``recall50_apart``, the recall in percent, at IoU 0.5 and the largest cap, of instances that touch
+        another one and of those that do not; counts ``images``, ``instances`` (without crowd regions) and
+        ``predictions``.
 
     Raises:
         CastError: a prediction of an image or category outside `truth`, without a score, or of another size.
@@ -55,6 +58,7 @@ def evaluate_masks(
         **caps[max_detections[0]],
         "max_detections": list(max_detections),
         "by_max_detections": {str(cap): figures for cap, figures in caps.items()},
+        **_recall_by_touch(evaluator, truth),
         "images": len(truth.images),
         "instances": sum(instances_by_class(truth)),
         "predictions": len(predictions),
@@ -114,6 +118,26 @@ def _figures_at(evaluator: COCOeval, precision: np.ndarray, cap: int, truth: Coc
         for name, category, count in zip(truth.class_names, truth.category_ids, counts, strict=True)
     }
     return figures
+
+
+def _recall_by_touch(evaluator: COCOeval, truth: CocoData) -> Metrics:
+    """Recall at IoU 0.5 and the largest cap of instances that touch another one, and of the others."""
+    at_half = int(np.flatnonzero(np.isclose(evaluator.params.iouThrs, 0.5))[0])
+    whole_range = evaluator.params.areaRng[evaluator.params.areaRngLbl.index("all")]
+    touches = touching(truth)
+    hits: dict[bool, list[bool]] = {True: [], False: []}
+    for image in evaluator.evalImgs:
+        if image is None or image["aRng"] != whole_range:
+            continue
+        for number, match, ignored in zip(
+            image["gtIds"], image["gtMatches"][at_half], image["gtIgnore"], strict=True
+        ):
+            if not ignored:
+                hits[touches[number - 1]].append(match > 0)  # `_coco_index` numbers from 1
+    return {
+        key: 100.0 * float(np.mean(hits[touch])) if hits[touch] else None
+        for key, touch in (("recall50_touching", True), ("recall50_apart", False))
+    }
 
 
 def _mean_figures(precision: np.ndarray, iou_thresholds: np.ndarray) -> Metrics:
