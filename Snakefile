@@ -2,6 +2,7 @@
 
     snakemake                                        the demo (config/demo.yaml)
     snakemake --configfile config/nuclei.yaml        another experiment
+    snakemake table2                                 one table or figure; `tables`, `figures`: all of them
 
 Each rule is one stage, `cast <stage>`; results lie in results/<name>/.
 """
@@ -36,16 +37,21 @@ include: "workflow/rules/distill_student.smk"
 include: "workflow/rules/refine_student.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/tabulate.smk"
+include: "workflow/rules/curves.smk"
 include: "workflow/rules/overlay.smk"
 
 
 localrules:
-    all,
     tabulate,
+    curves,
     overlay,
 
 
-rule all:
-    default_target: True
-    input:
-        plan.targets,
+for target, files in plan.targets.items():
+
+    rule:
+        name:
+            target
+        default_target: target == "all"
+        input:
+            files,

@@ -52,23 +52,42 @@ def artefact_folder(
         ) from None
     try:
         yield temporary
-        manifest = {
-            "stage": stage,
-            "seed": seed,
-            "settings": settings,
-            "inputs": digests,
-            "packages": _versions(),
-            "python": platform.python_version(),
-            "git_commit": _git_commit(),
-            "wall_seconds": round(time.time() - started, 1),
-            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        }
+        manifest = describe_run(stage, settings, digests, started, seed)
         write_json(temporary / MANIFEST, manifest)
         if out.exists():
             shutil.rmtree(out)
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def describe_run(
+    stage: str,
+    settings: Mapping[str, Any],
+    digests: Mapping[str, str],
+    started: float,
+    seed: int | None = None,
+) -> dict[str, Any]:
+    """A manifest: what made an artefact, from what, with which packages, in which time and memory.
+
+    Args:
+        stage: name of the stage.
+        settings: its resolved settings.
+        digests: `digest` of each input, by path.
+        started: time.time() at the start.
+        seed: the run's seed, if it has one.
+    """
+    return {
+        "stage": stage,
+        "seed": seed,
+        "settings": settings,
+        "inputs": digests,
+        "packages": _versions(),
+        "python": platform.python_version(),
+        "git_commit": _git_commit(),
+        "wall_seconds": round(time.time() - started, 1),
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -169,13 +169,25 @@ def evaluate(
 @stage
 def tabulate(
     settings: SettingsOption,
-    metrics: Annotated[list[str], typer.Argument(help="Evaluations as RECIPE:SEED:FILE.")],
-    out: OutFolder,
+    metrics: Annotated[list[str], typer.Argument(help="Evaluations as RECIPE:SEED:metrics.json.")],
+    out: Annotated[Path, typer.Option(help="CSV file to write; .md and .tex go beside it.")],
 ) -> None:
-    """Write the results tables as CSV, Markdown and LaTeX."""
+    """Write a results table as CSV, Markdown and LaTeX."""
     from cast.stages import tabulate as implementation
 
     implementation.run(_read(settings), metrics, out)
+
+
+@stage
+def curves(
+    settings: SettingsOption,
+    logs: Annotated[list[str], typer.Argument(help="Training logs as RECIPE:SEED:training.csv.")],
+    out: Annotated[Path, typer.Option(help="PNG file to write; .pdf and .csv go beside it.")],
+) -> None:
+    """Draw how the contrastive loss fares over training: margin, false negatives, raw loss."""
+    from cast.stages import curves as implementation
+
+    implementation.run(_read(settings), logs, out)
 
 
 @stage

@@ -310,6 +310,17 @@ class Table(Settings):
     rows: tuple[TableRow, ...]
 
 
+class CurvesFigure(Settings):
+    """A figure of how L_pxl fares over training: a line for each recipe."""
+
+    title: str
+    lines: dict[str, str]  # words in the legend: recipe, which must have lambda_pxl > 0
+
+
+# Also a target of the workflow: `snakemake table2`.
+ResultName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
 class Config(Settings):
     """One experiment."""
 
@@ -335,7 +346,9 @@ class Config(Settings):
     evaluate: EvaluateSettings = EvaluateSettings()
     resources: ResourceSettings = ResourceSettings()
     recipes: dict[str, Recipe]
-    tables: dict[str, Table]
+    tables: dict[ResultName, Table]
+    figures: dict[ResultName, CurvesFigure] = {}
+    targets: tuple[str, ...] = ("table1",)  # tables and figures that plain `snakemake` makes
 
     @model_validator(mode="after")
     def _graph_is_closed(self) -> Config:
@@ -358,6 +371,13 @@ class Config(Settings):
             for row in table.rows:
                 if row.recipe not in known:
                     raise ValueError(f"tables.{key}: no recipe is called '{row.recipe}'")
+        for key, figure in self.figures.items():
+            for name in figure.lines.values():
+                if name not in self.recipes or self.recipes[name].lambda_pxl == 0:
+                    raise ValueError(f"figures.{key}: no recipe with lambda_pxl > 0 is called '{name}'")
+        for name in self.targets:
+            if name not in {*self.tables, *self.figures}:
+                raise ValueError(f"targets: no table or figure is called '{name}'")
         for title, name in self.evaluate.overlay_recipes.items():
             if name not in known:
                 raise ValueError(f"evaluate.overlay_recipes.{title}: no recipe is called '{name}'")

@@ -29,9 +29,10 @@ def load(path: str | Path) -> Config:
 
 
 def resolve(settings: dict[str, Any], folder: str | Path = "config", origin: str = "configuration") -> Config:
-    """Validate a mapping, completing it from `extends`, recipes.yaml and tables.yaml in `folder`.
+    """Validate a mapping, completing it from `extends` and the recipes, tables and figures in `folder`.
 
-    An experiment's own `recipes` are laid over recipes.yaml, its `tables` take the place of tables.yaml.
+    An experiment's own `recipes`, `tables` and `figures` are laid over recipes.yaml, tables.yaml and
+    figures.yaml.
     A string for `student`, `detector.architecture` or `segmenter.architecture` names a YAML file in `folder`.
 
     Raises:
@@ -39,9 +40,8 @@ def resolve(settings: dict[str, Any], folder: str | Path = "config", origin: str
     """
     folder = Path(folder)
     merged = _extended(dict(settings), folder)
-    merged["recipes"] = merge(read_yaml(folder / "recipes.yaml"), merged.get("recipes", {}))
-    if "tables" not in merged:
-        merged["tables"] = read_yaml(folder / "tables.yaml")
+    for part in ("recipes", "tables", "figures"):
+        merged[part] = merge(read_yaml(folder / f"{part}.yaml"), merged.get(part, {}))
     try:
         return Config.model_validate(merged)
     except ValidationError as error:

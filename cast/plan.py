@@ -6,7 +6,7 @@ The workflow's rules ask here and hold no logic of their own. Importing this doe
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cast.config import CocoFolder, Config, ContrastiveSettings, Data, Settings
@@ -24,7 +24,7 @@ class Plan:
     """Paths, inputs and settings of every job of one experiment.
 
     Methods that take ``wildcards`` are Snakemake's input functions: they receive the values of
-    ``seed``, ``recipe``, ``part`` or ``domain`` that the wanted output names.
+    ``seed``, ``recipe``, ``part``, ``domain``, ``table`` or ``figure`` that the wanted output names.
     """
 
     def __init__(self, config: Config, config_folder: str) -> None:
@@ -35,10 +35,22 @@ class Plan:
     # --- what the workflow makes ----------------------------------------------------------------------------
 
     @property
-    def targets(self) -> list[str]:
-        """What an experiment is run for: its tables and, where configured, its overlays."""
+    def targets(self) -> dict[str, list[str]]:
+        """Files by target of the workflow: each table and figure, `tables`, `figures`, and `all`.
+
+        `all` is what the configuration names as its targets and, where configured, the overlays.
+        """
+        tables = {name: [f"{self.root}/tables/{name}.csv"] for name in self.config.tables}
+        figures = {name: [f"{self.root}/figures/{name}.png"] for name in self.config.figures}
         overlays = [f"{self.root}/figures/overlays.png"] if self.config.evaluate.overlay_recipes else []
-        return [f"{self.root}/tables", *overlays]
+        wanted = [file for name in self.config.targets for file in (tables | figures)[name]]
+        return {
+            **tables,
+            **figures,
+            "tables": [file for files in tables.values() for file in files],
+            "figures": [*(file for files in figures.values() for file in files), *overlays],
+            "all": [*wanted, *overlays],
+        }
 
     def recipes(self, stage: str) -> list[str]:
         """Names of the recipes that a training stage runs."""
@@ -122,14 +134,25 @@ class Plan:
         return [word for folder in folders for word in ("--pseudo-labels", f"{folder}/pseudo_labels.json")]
 
     def evaluations(self, wildcards: Wildcards) -> list[str]:
-        """Evaluation folders behind the tables, each once."""
-        return [self._evaluation(recipe, seed) for recipe, seed in self._table_cells()]
+        """Evaluation folders behind a table, each once."""
+        return [self._evaluation(recipe, seed) for recipe, seed in self._table_runs(wildcards)]
 
     def metrics(self, wildcards: Wildcards) -> list[str]:
         """What `cast tabulate` reads, as recipe:seed:file."""
         return [
             f"{recipe}:{seed}:{self._evaluation(recipe, seed)}/metrics.json"
-            for recipe, seed in self._table_cells()
+            for recipe, seed in self._table_runs(wildcards)
+        ]
+
+    def curve_models(self, wildcards: Wildcards) -> list[str]:
+        """Folders of the trained models whose logs a figure shows."""
+        return [self.model_folder(recipe, str(seed)) for recipe, seed in self._figure_runs(wildcards)]
+
+    def training_logs(self, wildcards: Wildcards) -> list[str]:
+        """What `cast curves` reads, as recipe:seed:file."""
+        return [
+            f"{recipe}:{seed}:{self.model_folder(recipe, str(seed))}/training.csv"
+            for recipe, seed in self._figure_runs(wildcards)
         ]
 
     def overlay_evaluations(self, wildcards: Wildcards) -> list[str]:
@@ -191,12 +214,15 @@ class Plan:
         if stage == "tabulate":
             return _dump(
                 {
-                    "tables": config.tables,
+                    "table": config.tables[wildcards["table"]],
                     "provenance": config.provenance,
                     "reported_dataset": config.reported_dataset,
                     "paper_results": self.paper_results,
                 }
             )
+        if stage == "curves":
+            figure = config.figures[wildcards["figure"]]
+            return _dump({"figure": figure, "provenance": config.provenance})
         assert stage == "overlay", stage
         # Photographs are shown in their own polarity.
         reading = config.data.reading.model_copy(update={"invert_bright": False})
@@ -262,13 +288,20 @@ class Plan:
     def _evaluation(self, recipe: str, seed: int) -> str:
         return f"{self.root}/seed{seed}/evaluate/{recipe}"
 
-    def _table_cells(self) -> list[tuple[str, int]]:
-        """(recipe, seed) pairs of all tables; the foundation has no seed and is evaluated once."""
-        wanted = [row.recipe for table in self.config.tables.values() for row in table.rows]
+    def _table_runs(self, wildcards: Wildcards) -> list[tuple[str, int]]:
+        """(recipe, seed) pairs of a table, each once."""
+        return self._runs([row.recipe for row in self.config.tables[wildcards["table"]].rows])
+
+    def _figure_runs(self, wildcards: Wildcards) -> list[tuple[str, int]]:
+        """(recipe, seed) pairs of a figure of training curves."""
+        return self._runs(self.config.figures[wildcards["figure"]].lines.values())
+
+    def _runs(self, recipes: Iterable[str]) -> list[tuple[str, int]]:
+        """Each recipe with each seed; the foundation has no seed and is evaluated once."""
         seeds = {FOUNDATION: (self._first_seed,)}
         return [
             (recipe, seed)
-            for recipe in dict.fromkeys(wanted)
+            for recipe in dict.fromkeys(recipes)
             for seed in seeds.get(recipe, self.config.seeds)
         ]
 

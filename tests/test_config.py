@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,9 @@ REPOSITORY = Path(__file__).parents[1]
 FOLDER = REPOSITORY / "config"
 SCHEMA = REPOSITORY / "workflow" / "schemas" / "config.schema.json"
 EXPERIMENTS = sorted(
-    path.name for path in FOLDER.glob("*.yaml") if path.stem not in ("recipes", "tables", "paper_results")
+    path.name
+    for path in FOLDER.glob("*.yaml")
+    if path.stem not in ("recipes", "tables", "figures", "paper_results")
 )
 
 
@@ -62,11 +65,33 @@ def test_a_model_file_can_be_changed_by_key():
     assert config.detector.architecture == {**(demo.detector.architecture or {}), "num_queries": 9}
 
 
-def test_recipes_are_added_to_and_tables_replaced():
+def test_recipes_tables_and_figures_are_added_to():
     recipe = {"stage": "refine_student", "start": "student_supervised_finetune"}
-    config = changed(recipes={"student_refined_only": recipe}, tables={})
+    row = {"role": "student", "method": "sup", "data": "labelled", "recipe": "student_refined_only"}
+    table = {"title": "Own", "reported": "table1_main", "rows": [row]}
+    figure = {"title": "Own", "lines": {"CAST": "student_cast_transfer"}}
+    config = changed(
+        recipes={"student_refined_only": recipe}, tables={"own": table}, figures={"curves": figure}
+    )
     assert set(config.recipes) == set(changed().recipes) | {"student_refined_only"}
-    assert config.tables == {}
+    assert set(config.tables) == set(changed().tables) | {"own"}
+    assert set(config.figures) == {"figure3", "curves"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": ["table9"]}, "targets: no table or figure is called 'table9'"),
+        (
+            {"figures": {"figure3": {"lines": {"control": "student_pseudo_labels"}}}},
+            "figures.figure3: no recipe with lambda_pxl > 0 is called 'student_pseudo_labels'",
+        ),
+        ({"figures": {"Figure 3": {"title": "", "lines": {}}}}, "figures.Figure 3"),
+    ],
+)
+def test_targets_must_exist(changes, message):
+    with pytest.raises(CastError, match=re.escape(message)):
+        changed(**changes)
 
 
 def test_a_recipe_changes_its_stage_settings():

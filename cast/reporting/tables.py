@@ -18,9 +18,11 @@ from cast.config import Table, TableRow
 from cast.errors import CastError
 
 METRICS = ("mask_ap", "mask_ap50")
+RECALLS = ("recall50_touching", "recall50_apart")
 COLUMNS = [
     "role", "method", "data", "mask_ap", "mask_ap50", "seeds", "reported_mask_ap", "reported_mask_ap50",
     "mask_ap_sd", "mask_ap50_sd", "provenance",
+    *(f"{recall}{end}" for recall in RECALLS for end in ("", "_sd")),
 ]  # fmt: skip
 # The paper's ablations name no data set in paper_results.yaml: all of them are on this one.
 ABLATION_DATASET = "cityscapes"
@@ -63,7 +65,8 @@ def results_table(
         )
     further = sorted({key for row in rows for key in row if "_at_" in key}, key=_cap_order)
     frame = pd.DataFrame(rows, columns=[*COLUMNS, *further])
-    return frame.astype({column: float for column in frame.columns if "mask_ap" in column})
+    figures = [name for name in frame.columns if name.startswith(("mask_ap", "recall", "reported"))]
+    return frame.astype(dict.fromkeys(figures, float))
 
 
 def reported_figures(
@@ -169,7 +172,7 @@ def caption(frame: pd.DataFrame, reported_dataset: str | None, source: str) -> s
 def _statistics(runs: list[Mapping[str, Any]]) -> dict[str, float | None]:
     """Means and deviations over runs (seeds), then means at the further caps on detections."""
     statistics: dict[str, float | None] = {}
-    for metric in METRICS:
+    for metric in (*METRICS, *RECALLS):
         values = pd.Series([run[metric] for run in runs], dtype=float)
         statistics |= {metric: values.mean(), f"{metric}_sd": values.std(ddof=1)}
     further = {str(cap) for run in runs for cap in run["max_detections"][1:]}

@@ -1,60 +1,56 @@
-"""Results tables from evaluations."""
+"""A results table from evaluations."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from cast.artefacts import artefact_folder
+from cast.artefacts import describe_run, digest, write_json
 from cast.config import Settings, Table
 from cast.config_files import parse, read_yaml
 from cast.errors import CastError
-from cast.reporting.tables import format_text, results_table, write_table
+from cast.reporting.tables import METRICS, RECALLS, format_text, results_table, write_table
+from cast.stages.runs import parse_run
 
 
 class TabulateRun(Settings):
-    """What the results tables hold, and the file of the figures that the paper reports."""
+    """What the results table holds, and the file of the figures that the paper reports."""
 
-    tables: dict[str, Table]
+    table: Table
     provenance: Literal["demo", "measured"]
     reported_dataset: Literal["cityscapes", "ade20k"] | None = None
     paper_results: Path
 
 
 def run(settings: dict[str, Any], metrics: Sequence[str], out: Path) -> None:
-    """Write every table as CSV, Markdown and LaTeX, and print it.
+    """Write a table as CSV, Markdown and LaTeX with its manifest, and print it.
 
     Args:
         settings: as `TabulateRun`.
         metrics: evaluations as RECIPE:SEED:FILE, FILE being a metrics.json.
-        out: folder to create, with <table>.csv, <table>.md and <table>.tex.
+        out: CSV file to write; .md, .tex and .manifest.json go beside it.
 
     Raises:
         CastError: an entry of `metrics` is malformed, or a file is missing or not a metrics file.
     """
+    started = time.time()
     checked = parse(TabulateRun, settings)
-    files = [_parsed(entry) for entry in metrics]
     measured: dict[str, dict[int, dict[str, Any]]] = {}
-    for recipe, seed, path in files:
+    digests = {}
+    for recipe, seed, path in map(parse_run, metrics):
         measured.setdefault(recipe, {})[seed] = _read_metrics(path)
+        digests[str(path)] = digest(path)
     paper_results = read_yaml(checked.paper_results)
-    inputs = [checked.paper_results, *(path for _, _, path in files)]
-    dataset, source = checked.reported_dataset, paper_results.get("source", "")
-    with artefact_folder(out, "tabulate", settings, inputs) as folder:
-        for name, table in checked.tables.items():
-            frame = results_table(table, measured, paper_results, dataset, checked.provenance)
-            write_table(frame, table.title, folder, name, dataset, source)
-            print(format_text(frame, table.title, dataset, source), end="\n\n")
-
-
-def _parsed(entry: str) -> tuple[str, int, Path]:
-    recipe, _, rest = entry.partition(":")
-    seed, _, path = rest.partition(":")
-    if not recipe or not path or not seed.lstrip("-").isdigit():
-        raise CastError(f"{entry}: not an evaluation; write RECIPE:SEED:FILE (metrics.json)")
-    return recipe, int(seed), Path(path)
+    digests[str(checked.paper_results)] = digest(checked.paper_results)
+    dataset, source, title = checked.reported_dataset, paper_results.get("source", ""), checked.table.title
+    frame = results_table(checked.table, measured, paper_results, dataset, checked.provenance)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_table(frame, title, out.parent, out.stem, dataset, source)
+    write_json(out.with_suffix(".manifest.json"), describe_run("tabulate", settings, digests, started))
+    print(format_text(frame, title, dataset, source), end="\n\n")
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:
@@ -64,6 +60,6 @@ def _read_metrics(path: Path) -> dict[str, Any]:
         raise CastError(f"{path}: cannot be read ({error.strerror}); run `cast evaluate` first") from None
     except json.JSONDecodeError as error:
         raise CastError(f"{path}: not valid JSON ({error}); run `cast evaluate` again") from None
-    if not isinstance(content, dict) or not {"mask_ap", "mask_ap50", "by_max_detections"} <= content.keys():
+    if not isinstance(content, dict) or not {*METRICS, *RECALLS, "by_max_detections"} <= content.keys():
         raise CastError(f"{path}: not a metrics file; give the metrics.json of `cast evaluate`")
     return content

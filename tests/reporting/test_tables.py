@@ -40,7 +40,13 @@ def metrics(mask_ap: float | None, mask_ap50: float | None) -> dict[str, Any]:
     first, second = ({"mask_ap": mask_ap, "mask_ap50": mask_ap50} for _ in range(2))
     if mask_ap is not None:
         second = {"mask_ap": mask_ap + 5, "mask_ap50": mask_ap50 + 5}
-    return {**first, "max_detections": [100, 500], "by_max_detections": {"100": first, "500": second}}
+    recalls = {"recall50_touching": mask_ap50, "recall50_apart": 90.0}
+    return {
+        **first,
+        **recalls,
+        "max_detections": [100, 500],
+        "by_max_detections": {"100": first, "500": second},
+    }
 
 
 MEASURED = {
@@ -61,7 +67,9 @@ def frame(paper: dict[str, Any]) -> pd.DataFrame:
 
 def test_columns_in_order(frame: pd.DataFrame) -> None:
     assert list(frame.columns) == [
-        *FIRST_COLUMNS, "mask_ap_sd", "mask_ap50_sd", "provenance", "mask_ap_at_500", "mask_ap50_at_500",
+        *FIRST_COLUMNS, "mask_ap_sd", "mask_ap50_sd", "provenance",
+        "recall50_touching", "recall50_touching_sd", "recall50_apart", "recall50_apart_sd",
+        "mask_ap_at_500", "mask_ap50_at_500",
     ]  # fmt: skip
     assert frame["provenance"].tolist() == ["demo"] * 3
 
@@ -71,6 +79,7 @@ def test_means_and_deviations_over_seeds(frame: pd.DataFrame) -> None:
     assert (refined["mask_ap"], refined["mask_ap50"], refined["seeds"]) == (23.0, 44.0, 3)
     assert refined["mask_ap_sd"] == pytest.approx((((3**2) + 1 + (4**2)) / 2) ** 0.5)
     assert refined["mask_ap_at_500"] == 28.0
+    assert (refined["recall50_touching"], refined["recall50_apart"]) == (44.0, 90.0)
     assert pd.isna(frame.iloc[0]["mask_ap_sd"])  # one seed has no spread
 
 
@@ -170,7 +179,7 @@ def test_caption_says_what_the_figures_are(frame: pd.DataFrame, paper: dict[str,
 
 def settings() -> dict[str, Any]:
     return {
-        "tables": {"table1": TABLE.model_dump(mode="json")},
+        "table": TABLE.model_dump(mode="json"),
         "provenance": "demo",
         "reported_dataset": "cityscapes",
         "paper_results": str(PAPER_RESULTS),
@@ -184,10 +193,13 @@ def test_stage_writes_and_prints(tmp_path: Path, capsys: pytest.CaptureFixture[s
             path = tmp_path / f"{recipe}{seed}.json"
             path.write_text(json.dumps(content, sort_keys=True))
             entries.append(f"{recipe}:{seed}:{path}")
-    tabulate.run(settings(), entries, tmp_path / "tables")
-    assert {"table1.csv", "table1.md", "table1.tex"} <= {
-        path.name for path in (tmp_path / "tables").iterdir()
+    tabulate.run(settings(), entries, tmp_path / "tables" / "table1.csv")
+    assert {path.name for path in (tmp_path / "tables").iterdir()} == {
+        f"table1.{suffix}" for suffix in ("csv", "md", "tex", "manifest.json")
     }
+    manifest = json.loads((tmp_path / "tables" / "table1.manifest.json").read_text())
+    assert manifest["settings"] == settings()
+    assert set(manifest["inputs"]) == {*(entry.split(":")[2] for entry in entries), str(PAPER_RESULTS)}
     frame = pd.read_csv(tmp_path / "tables" / "table1.csv")
     assert frame["mask_ap"].tolist()[::2] == [10.0, 23.0]
     assert "23.0 ± 3.6" in capsys.readouterr().out
@@ -199,7 +211,7 @@ def test_stage_names_the_bad_file(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         path.write_text(content)
     with pytest.raises(CastError, match=r"metrics\.json"):
-        tabulate.run(settings(), [f"foundation:0:{path}"], tmp_path / "tables")
+        tabulate.run(settings(), [f"foundation:0:{path}"], tmp_path / "tables" / "table1.csv")
     assert not (tmp_path / "tables").exists()
 
 
@@ -208,4 +220,4 @@ def test_stage_names_the_bad_file(tmp_path: Path, content: str | None) -> None:
 )
 def test_stage_refuses_malformed_entries(tmp_path: Path, entry: str) -> None:
     with pytest.raises(CastError, match="RECIPE:SEED:FILE"):
-        tabulate.run(settings(), [entry], tmp_path / "tables")
+        tabulate.run(settings(), [entry], tmp_path / "table1.csv")

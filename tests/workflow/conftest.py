@@ -22,7 +22,9 @@ while [ $# -gt 0 ]; do
   shift
 done
 case $out in
-  *.png) mkdir -p "$(dirname "$out")"; echo > "$out" ;;
+  *.png | *.csv)
+    mkdir -p "$(dirname "$out")"
+    for suffix in png pdf csv md tex manifest.json; do echo > "${out%.*}.$suffix"; done ;;
   *) mkdir -p "$out" ;;
 esac
 """
@@ -61,12 +63,12 @@ class Workflow:
         assert not (self.folder / "results").exists()
         return run.stdout + run.stderr
 
-    def planned(self) -> list[str]:
-        """Outputs, relative to results/<name>, that a dry run would make."""
-        run = self.snakemake("--dry-run")
+    def planned(self, *targets: str) -> list[str]:
+        """First outputs, relative to results/<name>, of the jobs that a dry run would make."""
+        run = self.snakemake("--dry-run", *targets)
         assert run.returncode == 0, run.stderr
         outputs = re.findall(r"^    output: (.*)$", run.stdout + run.stderr, flags=re.MULTILINE)
-        return [output.removeprefix(f"results/{self.name}/") for output in outputs]
+        return [output.split(", ")[0].removeprefix(f"results/{self.name}/") for output in outputs]
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 SEED = "seed0/"
-TABLES, OVERLAYS = "tables", "figures/overlays.png"
+TABLES, OVERLAYS = "tables/table1.csv", "figures/overlays.png"
 DETECTOR, SEGMENTER = "foundation/teacher/detector", "foundation/teacher/segmenter"
 ENCODER = "foundation/student_encoder"
 TEACHERS = ["supervised_finetune", "labels_only", "self_training", "cast"]
@@ -118,6 +118,29 @@ def test_a_recipe_reruns_alone(finished):
 def test_sampling_without_the_contrastive_loss_reruns_nothing(finished):
     change = {"recipes": {"student_supervised_finetune": {"sampling": "uniform"}}}
     assert finished.changed(change).planned() == []
+
+
+def test_every_table_and_figure_is_a_target(fresh):
+    for target, output in (
+        ("table2", "tables/table2.csv"),
+        ("table4", "tables/table4.csv"),
+        ("figure3", "figures/figure3.png"),
+    ):
+        made = fresh.planned(target)
+        assert output in made
+        assert TABLES not in made
+    recipes = {output.rpartition("/")[2] for output in made}  # of figure 3, which evaluates nothing
+    weights = {
+        "student_cast_transfer",
+        *(f"student_lambda_pxl_{weight}" for weight in ("0.01", "0.2", "0.5")),
+    }
+    assert weights <= recipes
+    assert not any("evaluate" in output for output in made)
+    everything = fresh.planned("tables", "figures")
+    assert {TABLES, "tables/table2.csv", "tables/table4.csv", "figures/figure3.png", OVERLAYS} <= set(
+        everything
+    )
+    assert len(everything) == len(set(everything))
 
 
 def test_a_second_run_has_nothing_to_do(finished):

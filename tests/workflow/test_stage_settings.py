@@ -11,6 +11,7 @@ from cast.config import Settings
 from cast.config_files import load, parse
 from cast.plan import Plan
 from cast.stages import (
+    curves,
     distill_student,
     evaluate,
     foundation,
@@ -36,7 +37,8 @@ READERS = [
     ("refine_student", {"recipe": "student_cast_refined"}, training.StudentRun),
     ("evaluate", {"recipe": "foundation"}, evaluate.EvaluateRun),
     ("evaluate", {"recipe": "student_cast_refined"}, evaluate.EvaluateRun),
-    ("tabulate", {}, tabulate.TabulateRun),
+    ("tabulate", {"table": "table1"}, tabulate.TabulateRun),
+    ("curves", {"figure": "figure3"}, curves.CurvesRun),
     ("overlay", {}, overlay.OverlayRun),
 ]
 

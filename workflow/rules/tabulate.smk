@@ -3,16 +3,21 @@ rule tabulate:
         evaluations=plan.evaluations,
         paper_results=plan.paper_results,
     output:
-        report(
-            directory("results/{name}/tables"),
-            patterns=["{table}.csv"],
+        csv=report(
+            "results/{name}/tables/{table}.csv",
             caption="../report/table.rst",
             category="Tables",
         ),
+        others=expand(
+            "results/{{name}}/tables/{{table}}.{suffix}",
+            suffix=["md", "tex", "manifest.json"],
+        ),
     log:
-        "results/{name}/logs/tabulate.log",
+        "results/{name}/logs/tabulate/{table}.log",
     benchmark:
-        "results/{name}/benchmarks/tabulate.tsv"
+        "results/{name}/benchmarks/tabulate/{table}.tsv"
+    wildcard_constraints:
+        table=one_of(experiment.tables),
     conda:
         "../../envs/cast.yaml"
     threads: 1
@@ -23,4 +28,4 @@ rule tabulate:
         settings=plan.settings("tabulate"),
         metrics=plan.metrics,
     shell:
-        "cast tabulate --settings {params.settings:q} --out {output:q} {params.metrics:q} 2>&1 | tee {log:q}"
+        "cast tabulate --settings {params.settings:q} --out {output.csv:q} {params.metrics:q} 2>&1 | tee {log:q}"
