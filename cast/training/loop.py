@@ -10,6 +10,7 @@ from typing import TypeVar, cast
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
 
 from cast.config import ContrastiveSettings, TrainSettings
 from cast.data.batch import Batch
@@ -45,7 +46,7 @@ def train(
         settings: schedule, optimiser, precision.
         contrastive: temperature schedule of L_pxl.
         label: what the progress lines are headed with.
-        log_path: CSV of the losses and diagnostics over steps.
+        log_path: CSV of the losses and diagnostics over steps; TensorBoard's event file goes beside it.
 
     Returns:
         The model with its averaged weights (EMA) where the settings ask for them, in eval mode on the CPU.
@@ -83,9 +84,9 @@ def train(
 
 
 class TrainingLog:
-    """Progress lines, and a CSV with one row per interval of `diagnostics_every` steps.
+    """Progress lines; and a CSV with one row per interval of `diagnostics_every` steps, for TensorBoard too.
 
-    Losses are means over the interval. Margin and false-negative rate (Proposition 3.1) are those of the
+    Losses are means over the interval. Margin and false-negative rates (Proposition 3.1) are those of the
     interval's last step.
     """
 
@@ -94,6 +95,7 @@ class TrainingLog:
         self.progress = Progress(label, settings.steps, settings.log_seconds)
         self.recent: list[dict[str, Tensor]] = []
         self.rows: list[dict[str, float]] = []
+        self.board = SummaryWriter(str(path.parent))
 
     def add(self, step: int, terms: Terms, batches: list[Batch | None], lr: float) -> None:
         """Record one step; print and write where an interval ends."""
@@ -112,6 +114,8 @@ class TrainingLog:
             self.rows.append(row | diagnose(terms))
             self.recent = []
             self._write()
+        if done == self.settings.steps:
+            self.board.close()
 
     def _check_finite(self, means: dict[str, float], step: int, batches: list[Batch | None]) -> None:
         broken = [name for name, value in means.items() if value != value or abs(value) == float("inf")]
@@ -128,6 +132,11 @@ class TrainingLog:
             writer = csv.DictWriter(stream, names)
             writer.writeheader()
             writer.writerows(self.rows)
+        latest = dict(self.rows[-1])
+        step = int(latest.pop("step"))
+        for name, value in latest.items():
+            self.board.add_scalar(name, value, step)
+        self.board.flush()
 
 
 def _means(named: list[dict[str, Tensor]]) -> dict[str, float]:

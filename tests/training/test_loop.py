@@ -3,6 +3,7 @@ import itertools
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from cast.config import ContrastiveSettings, TrainSettings
@@ -67,6 +68,10 @@ def test_it_minimises_and_logs(tmp_path, capsys):
     losses = [float(row["sup"]) for row in rows]
     assert losses[0] > losses[-1] and losses == [float(row["sup_distance"]) for row in rows]
     assert "toy seed 0: step 60/60 (100 %)" in capsys.readouterr().out
+    board = EventAccumulator(str(tmp_path)).Reload()
+    assert set(board.Tags()["scalars"]) == set(rows[0]) - {"step"}
+    shown = [(event.step, event.value) for event in board.Scalars("sup")]
+    assert shown == [(int(row["step"]), pytest.approx(float(row["sup"]))) for row in rows]
 
 
 def test_accumulation_averages_the_batches_of_a_step(tmp_path):
