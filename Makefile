@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke test lint schema environment
+.PHONY: help demo smoke test lint schema environment bench-contrastive
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -31,8 +31,8 @@ export PYTHONUNBUFFERED := 1
 TEACHER_CHAIN = seed0/pseudo_label/teacher_cast
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  variables         VENV=$(VENV) PYTHON=$(PYTHON) CORES=$(CORES) ARGS="arguments of snakemake or pytest"'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  variables               VENV=$(VENV) PYTHON=$(PYTHON) CORES=$(CORES) ARGS="arguments of snakemake or pytest"'
 
 demo: $(STAMP) ## train, adapt, distil, refine and compare on drawn street scenes (20 minutes on two cores)
 	@SECONDS=0; \
@@ -55,6 +55,9 @@ lint: $(STAMP) ## style, types and workflow
 	@snakefmt --check --compact-diff Snakefile workflow
 	@mypy
 	@snakemake --lint
+
+bench-contrastive: $(STAMP) ## time and memory of the contrastive loss, into docs/measurements.md (8 minutes)
+	@python -m cast.benchmarks.contrastive $(ARGS)
 
 schema: $(STAMP) ## write workflow/schemas/config.schema.json anew from cast/config.py
 	@python -m cast.schema > workflow/schemas/config.schema.json
