@@ -6,7 +6,7 @@ cast/config_files.py reads them; a stage receives only its own part.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -22,6 +22,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 HueShift = Annotated[float, Field(ge=0.0, le=0.5)]  # share of the colour circle
 Size = tuple[PositiveInt, PositiveInt]
+FeatureMap = Literal["deepest", "finest"]
 ROLE_OF_STAGE = {"adapt_teacher": "teacher", "distill_student": "student", "refine_student": "student"}
 
 
@@ -29,6 +30,9 @@ class Settings(BaseModel):
     """Base of all settings: no unknown keys, no changes after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Kind = TypeVar("Kind", bound=Settings)
 
 
 # --- data ---------------------------------------------------------------------------------------------------
@@ -153,6 +157,9 @@ class ContrastiveSettings(Settings):
     """L_pxl, the instance-aware pixel-wise contrastive loss (docs/method.md)."""
 
     embedding_dim: PositiveInt = 128
+    # Which map the projection head reads: the encoder's deepest (the paper's), or the finest that the model
+    # makes: the student's mask features, SAM 2's map of stride 4.
+    feature_map: FeatureMap = "deepest"
     num_negatives: PositiveInt = 200
     temperature_start: PositiveFloat = 0.3
     temperature_end: PositiveFloat = 0.07
@@ -286,6 +293,7 @@ class Recipe(Settings):
     lambda_pxl: NonNegative = 0.0
     sampling: Literal["uniform", "mask_only", "class_only", "fusion"] = "fusion"
     train: dict[str, Any] = {}  # differences from the stage's training settings
+    contrastive: dict[str, Any] = {}  # differences from the experiment's settings of L_pxl
 
     @property
     def role(self) -> str:
@@ -367,6 +375,7 @@ class Config(Settings):
             if start is not None and start.role != recipe.role:
                 raise ValueError(f"recipes.{name}.start: '{recipe.start}' is a {start.role}")
             self.train_settings(name)
+            self.contrastive_settings(name)
         for key, table in self.tables.items():
             for row in table.rows:
                 if row.recipe not in known:
@@ -398,11 +407,20 @@ class Config(Settings):
     def train_settings(self, recipe_name: str) -> TrainSettings:
         """Training settings of a recipe: its stage's section with the recipe's differences applied."""
         recipe = self.recipes[recipe_name]
-        base = getattr(self, recipe.stage).model_dump()
-        try:
-            return TrainSettings.model_validate(base | recipe.train)
-        except ValidationError as error:
-            raise ValueError(f"recipes.{recipe_name}.train: {describe(error)}") from None
+        return _changed(getattr(self, recipe.stage), recipe.train, f"recipes.{recipe_name}.train")
+
+    def contrastive_settings(self, recipe_name: str) -> ContrastiveSettings:
+        """Settings of L_pxl of a recipe: the experiment's with the recipe's differences applied."""
+        changes = self.recipes[recipe_name].contrastive
+        return _changed(self.contrastive, changes, f"recipes.{recipe_name}.contrastive")
+
+
+def _changed(base: Kind, changes: dict[str, Any], where: str) -> Kind:
+    """`base` with some keys changed, validated."""
+    try:
+        return type(base).model_validate(base.model_dump() | changes)
+    except ValidationError as error:
+        raise ValueError(f"{where}: {describe(error)}") from None
 
 
 def describe(error: ValidationError) -> str:

@@ -238,7 +238,7 @@ class Plan:
             "lambda_pxl": recipe.lambda_pxl,
             # Without L_pxl its settings have no effect: they must not rerun anything.
             "sampling": recipe.sampling if contrasts else "fusion",
-            "contrastive": config.contrastive if contrasts else ContrastiveSettings(),
+            "contrastive": config.contrastive_settings(name) if contrasts else ContrastiveSettings(),
             "train": config.train_settings(name),
             "reading": config.data.reading,
         }

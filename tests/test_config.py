@@ -100,6 +100,15 @@ def test_a_recipe_changes_its_stage_settings():
     assert config.train_settings("student_supervised_finetune") == config.distill_student
 
 
+def test_a_recipe_changes_the_settings_of_its_contrastive_loss():
+    config = changed(recipes={"student_cast_transfer": {"contrastive": {"feature_map": "finest"}}})
+    found = config.contrastive_settings("student_cast_transfer")
+    assert found == config.contrastive.model_copy(update={"feature_map": "finest"})
+    assert config.contrastive_settings("teacher_cast") == config.contrastive
+    with pytest.raises(CastError, match=r"recipes\.student_cast_transfer\.contrastive: margin: unknown key"):
+        changed(recipes={"student_cast_transfer": {"contrastive": {"margin": 1}}})
+
+
 def test_controls_take_as_many_steps_as_what_they_control():
     config = changed()
     for stage in ("adapt_teacher", "distill_student"):

@@ -110,7 +110,7 @@ class LearnerOutput:
 
     Attributes:
         losses: weighted scalar terms; their sum is L_sup or L_semi.
-        features: float (B, D, h, w), the encoder's deepest map of these images.
+        features: float (B, D, h, w), the map of these images that L_pxl compares.
         mask_logits: float (B, K, H', W'), detached: masks of the K queries or prompts.
         class_probabilities: float (B, K, C+1), detached, no-object last.
         query_valid: bool (B, K), False on padded prompts.

@@ -26,13 +26,13 @@ class Learner(Protocol):
 
     @property
     def feature_dim(self) -> int:
-        """D, channels of the deepest encoder map."""
+        """D, channels of L_pxl's features."""
 
     def __call__(self, images: Tensor, targets: list[Target]) -> LearnerOutput:
         """L_sup of the images (B, 3, H, W) with the features and predictions that L_pxl needs."""
 
     def encode(self, images: Tensor) -> Tensor:
-        """Deepest encoder map (B, D, h, w)."""
+        """L_pxl's features (B, D, h, w)."""
 
 
 @dataclass

@@ -55,7 +55,7 @@ class ProjectionHead(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Project the deepest encoder map.
+        """Project a feature map.
 
         Args:
             features: float (B, D, h, w).

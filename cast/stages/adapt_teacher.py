@@ -32,5 +32,5 @@ def run(
         seed_run(seed)
         labelled = read_coco(split / "labelled.json")
         teacher = load_teacher(start / "detector", start / "segmenter", labelled.class_names)
-        learner = TeacherLearner(teacher, teacher_run.teacher_loss)
+        learner = TeacherLearner(teacher, teacher_run.teacher_loss, teacher_run.contrastive.feature_map)
         save_teacher(fit(teacher, learner, teacher_run, labelled, pseudo_labels, seed, folder), folder)

@@ -43,6 +43,6 @@ def run(
         student = Student(student_run.student, len(labelled.class_names))
         load_encoder_weights(student, start)
         criterion = MaskClassificationCriterion(student_run.criterion, len(labelled.class_names))
-        learner = StudentLearner(student, criterion)
+        learner = StudentLearner(student, criterion, student_run.contrastive.feature_map)
         trained = fit(student, learner, student_run, labelled, pseudo_labels, seed, folder)
         save_student(trained, folder, labelled.class_names)

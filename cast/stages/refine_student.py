@@ -34,6 +34,6 @@ def run(
         labelled = read_coco(split / "labelled.json")
         student = load_student(start)
         criterion = MaskClassificationCriterion(student_run.criterion, len(labelled.class_names))
-        learner = StudentLearner(student, criterion)
+        learner = StudentLearner(student, criterion, student_run.contrastive.feature_map)
         trained = fit(student, learner, student_run, labelled, pseudo_labels, seed, folder)
         save_student(trained, folder, labelled.class_names)

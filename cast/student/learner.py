@@ -7,25 +7,34 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from cast.config import FeatureMap
 from cast.data.batch import LearnerOutput, Target
 from cast.losses.mask_classification import MaskClassificationCriterion
 from cast.student.model import Student
 
 
 class StudentLearner(nn.Module):
-    """A student with its set criterion, behind the interface that the objective shares with the teacher."""
+    """A student with its set criterion, behind the interface that the objective shares with the teacher.
 
-    def __init__(self, student: Student, criterion: MaskClassificationCriterion) -> None:
-        """`criterion` must be for the student's number of classes."""
+    Args:
+        student: the model in training.
+        criterion: for the student's number of classes.
+        feature_map: L_pxl's features: the encoder's deepest map, or the finest, the mask features.
+    """
+
+    def __init__(
+        self, student: Student, criterion: MaskClassificationCriterion, feature_map: FeatureMap = "deepest"
+    ) -> None:
         super().__init__()
         assert student.num_classes == criterion.num_classes
         self.student = student
         self.criterion = criterion
+        self.finest = feature_map == "finest"
 
     @property
     def feature_dim(self) -> int:
         """Channels of `features`."""
-        return self.student.feature_dim
+        return self.student.settings.decoder_dim if self.finest else self.student.feature_dim
 
     def forward(self, images: Tensor, targets: Sequence[Target]) -> LearnerOutput:
         """Losses and what the contrastive loss needs.
@@ -38,8 +47,9 @@ class StudentLearner(nn.Module):
         losses = self.criterion.weighted(self.criterion(output, targets))
         masks, classes = output.mask_logits[-1].detach(), output.class_logits[-1].detach()
         valid = torch.ones(classes.shape[:2], dtype=torch.bool, device=classes.device)
-        return LearnerOutput(losses, output.features, masks, classes.float().softmax(-1), valid)
+        features = output.mask_features if self.finest else output.features
+        return LearnerOutput(losses, features, masks, classes.float().softmax(-1), valid)
 
     def encode(self, images: Tensor) -> Tensor:
-        """The encoder's deepest map (B, D, h, w)."""
-        return self.student.encode(images)
+        """L_pxl's features (B, D, h, w)."""
+        return self.student.decode_pixels(images) if self.finest else self.student.encode(images)

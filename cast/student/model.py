@@ -37,12 +37,14 @@ class StudentOutput:
         mask_logits: per layer (B, Q, h, w), first the learned queries', last the prediction.
         class_logits: per layer (B, Q, C+1), no-object last.
         features: (B, D, h', w'), the encoder's deepest map.
+        mask_features: (B, M, h, w), the pixel decoder's.
         semantic_logits: (B, C+1, h, w), background last, when the student has a semantic head.
     """
 
     mask_logits: list[Tensor]
     class_logits: list[Tensor]
     features: Tensor
+    mask_features: Tensor
     semantic_logits: Tensor | None = None
 
 
@@ -96,11 +98,16 @@ class Student(nn.Module):
             pyramid, mask_features, self.query_prior, maps[-1]
         )
         semantic = None if self.semantic_head is None else self.semantic_head(mask_features)
-        return StudentOutput(mask_logits, class_logits, maps[-1], semantic)
+        return StudentOutput(mask_logits, class_logits, maps[-1], mask_features, semantic)
 
     def encode(self, images: Tensor) -> Tensor:
         """The encoder's deepest map (B, D, h, w) of images (B, 3, H, W)."""
         return self.encoder(images)[-1]
+
+    def decode_pixels(self, images: Tensor) -> Tensor:
+        """The pixel decoder's mask features (B, M, h, w) of images (B, 3, H, W)."""
+        mask_features, _ = self.pixel_decoder(self.encoder(images), images)
+        return mask_features
 
     @torch.no_grad()
     def predict(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
-from cast.config import TeacherLossSettings
+from cast.config import FeatureMap, TeacherLossSettings
 from cast.data.batch import LearnerOutput, Target
 from cast.losses.box_prompted_masks import BoxPromptedMaskLoss
 from cast.teacher.composite import CompositeTeacher
@@ -44,16 +44,20 @@ class TeacherLearner(nn.Module):
     Args:
         teacher: the model in training.
         settings: weights, jitter and the number of prompts.
+        feature_map: L_pxl's features: SAM 2's deepest map, or its finest, of stride 4.
     """
 
-    def __init__(self, teacher: CompositeTeacher, settings: TeacherLossSettings) -> None:
+    def __init__(
+        self, teacher: CompositeTeacher, settings: TeacherLossSettings, feature_map: FeatureMap = "deepest"
+    ) -> None:
         super().__init__()
         self.teacher, self.settings = teacher, settings
         self.criterion = BoxPromptedMaskLoss(settings)
-        self.feature_dim = teacher.segmenter.feature_dim if teacher.segmenter is not None else 1
+        self.level = 0 if feature_map == "finest" else -1  # of the segmenter's maps, fine to coarse
+        self.feature_dim = teacher.segmenter.widths[self.level] if teacher.segmenter is not None else 1
 
     def forward(self, images: Tensor, targets: list[Target]) -> LearnerOutput:
-        """L_sup of the images, with SAM 2's deepest map, the prompted masks and their class distributions.
+        """L_sup of the images, with SAM 2's map, the prompted masks and their class distributions.
 
         Args:
             images: (B, 3, H, W), RGB in 0 … 1.
@@ -79,13 +83,15 @@ class TeacherLearner(nn.Module):
         # Judged at the image's own resolution: boundaries finer than the decoder's stride of 4 still count.
         full = F.interpolate(mask_logits.float(), size, mode="bilinear")
         losses |= self.criterion(full, predicted_iou, prompts.masks, prompts.valid)
-        return LearnerOutput(losses, embeddings[-1], mask_logits.detach(), probabilities, prompts.valid)
+        return LearnerOutput(
+            losses, embeddings[self.level], mask_logits.detach(), probabilities, prompts.valid
+        )
 
     def encode(self, images: Tensor) -> Tensor:
-        """Deepest map (B, D, h, w) of SAM 2's image encoder, with gradient; zeros without the segmenter."""
+        """L_pxl's features (B, D, h, w), with gradient; zeros without the segmenter."""
         if self.teacher.segmenter is None:
             return images.new_zeros(len(images), self.feature_dim, 1, 1)
-        return self.teacher.segmenter.deepest_map(images)
+        return self.teacher.segmenter.encode(images)[self.level]
 
 
 def make_prompts(targets: list[Target], settings: TeacherLossSettings, images: Tensor) -> Prompts:

@@ -40,7 +40,9 @@ class Segmenter(nn.Module):
         model.mask_decoder.dynamic_multimask_via_stability = False
         self.model = model
         self.image_size = int(config.prompt_encoder_config.image_size)
-        self.feature_dim = int(config.vision_config.fpn_hidden_size)
+        # Channels of the maps of `encode`.
+        decoder, deepest = model.mask_decoder, int(config.vision_config.fpn_hidden_size)
+        self.widths = (decoder.conv_s0.out_channels, decoder.conv_s1.out_channels, deepest)
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD)[:, None, None], persistent=False)
 
@@ -60,10 +62,6 @@ class Segmenter(nn.Module):
         decoder = self.model.mask_decoder
         deepest = maps[2] + self.model.no_memory_embedding.reshape(1, -1, 1, 1)
         return [decoder.conv_s0(maps[0]), decoder.conv_s1(maps[1]), deepest]
-
-    def deepest_map(self, images: Tensor) -> Tensor:
-        """L_pxl's features: the deepest map (B, D, S/16, S/16) of images (B, 3, H, W), with gradient."""
-        return self.encode(images)[-1]
 
     def decode(
         self, embeddings: list[Tensor], boxes: Tensor, image_size: tuple[int, int], chunk: int | None = None

@@ -34,7 +34,7 @@ NONE = box_target([], [])
 
 
 def output(masks, classes, layers=1, semantic=None):
-    return StudentOutput([masks] * layers, [classes] * layers, torch.zeros(1), semantic)
+    return StudentOutput([masks] * layers, [classes] * layers, torch.zeros(1), torch.zeros(1), semantic)
 
 
 def perfect(targets, queries=5, sharpness=50.0):

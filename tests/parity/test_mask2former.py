@@ -164,7 +164,7 @@ def test_criterion(counts, equal_points):
         ],
     )
     criterion = MaskClassificationCriterion(CriterionSettings(num_points=POINTS), CLASSES)
-    losses = criterion(StudentOutput(masks, classes, torch.zeros(1)), targets)
+    losses = criterion(StudentOutput(masks, classes, torch.zeros(1), torch.zeros(1)), targets)
 
     for name, other in {"class": "loss_cross_entropy", "mask": "loss_mask", "dice": "loss_dice"}.items():
         total = sum(value for key, value in expected.items() if key.startswith(other))

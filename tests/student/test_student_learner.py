@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from cast.config import CriterionSettings, StudentSettings
+from cast.config import CriterionSettings, FeatureMap, StudentSettings
 from cast.data.batch import Target
 from cast.losses.mask_classification import MaskClassificationCriterion
 from cast.student.learner import StudentLearner
@@ -28,10 +29,10 @@ SETTINGS = StudentSettings(
 )
 
 
-def learner() -> StudentLearner:
+def learner(feature_map: FeatureMap = "deepest") -> StudentLearner:
     torch.manual_seed(0)
     criterion = MaskClassificationCriterion(CriterionSettings(num_points=200, semantic_weight=1.0), 2)
-    return StudentLearner(Student(SETTINGS, 2), criterion)
+    return StudentLearner(Student(SETTINGS, 2), criterion, feature_map)
 
 
 def scenes():
@@ -43,8 +44,9 @@ def scenes():
     return images, [Target(masks, torch.tensor([0, 0, 1])), none]
 
 
-def test_output():
-    model = learner()
+@pytest.mark.parametrize(("feature_map", "side"), [("deepest", 4), ("finest", 8)])
+def test_output(feature_map, side):
+    model = learner(feature_map)
     images, targets = scenes()
     output = model(images, targets)
     assert set(output.losses) == {"class", "mask", "dice", "semantic"}
@@ -52,7 +54,7 @@ def test_output():
     assert output.class_probabilities.shape == (2, 9, 3) and not output.class_probabilities.requires_grad
     torch.testing.assert_close(output.class_probabilities.sum(-1), torch.ones(2, 9))
     assert output.query_valid.shape == (2, 9) and output.query_valid.all()
-    assert output.features.shape[1] == model.feature_dim and output.features.requires_grad
+    assert output.features.shape == (2, model.feature_dim, side, side) and output.features.requires_grad
     torch.testing.assert_close(model.encode(images), output.features)
 
 

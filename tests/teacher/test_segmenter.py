@@ -25,7 +25,7 @@ def test_the_trainable_encoding_is_the_librarys_with_gradient(segmenter, image):
     expected = segmenter.model.get_image_embeddings((image - segmenter.mean) / segmenter.std)
     for ours, theirs in zip(embeddings, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
-    segmenter.deepest_map(image).square().sum().backward()
+    segmenter.encode(image)[-1].square().sum().backward()
     assert segmenter.model.vision_encoder.backbone.patch_embed.projection.weight.grad.abs().sum() > 0
 
 
@@ -66,10 +66,12 @@ def test_boxes_are_scaled_by_each_axis(segmenter, image):
 
 
 def test_any_image_size_is_resized_to_the_models(segmenter):
-    assert segmenter.deepest_map(torch.rand(2, 3, 64, 160)).shape == (2, segmenter.feature_dim, 6, 6)
+    maps = segmenter.encode(torch.rand(2, 3, 64, 160))
+    sides = zip(segmenter.widths, (24, 12, 6), strict=True)
+    assert [found.shape for found in maps] == [(2, width, side, side) for width, side in sides]
     large = torch.rand(1, 3, 192, 192)
     small = F.interpolate(large, (96, 96), mode="bilinear", antialias=True)
-    torch.testing.assert_close(segmenter.deepest_map(large), segmenter.deepest_map(small))
+    torch.testing.assert_close(segmenter.encode(large), segmenter.encode(small))
 
 
 def test_no_boxes_give_no_masks(segmenter, image):

@@ -44,8 +44,10 @@ def test_mixed_precision_keeps_losses_and_classes_in_float32(teacher, images, ta
     )
 
 
-def test_features_are_those_of_encode(teacher, images, targets):
-    learner = TeacherLearner(teacher, SETTINGS).eval()
+@pytest.mark.parametrize(("feature_map", "side"), [("deepest", 6), ("finest", 24)])
+def test_features_are_those_of_encode(teacher, images, targets, feature_map, side):
+    learner = TeacherLearner(teacher, SETTINGS, feature_map).eval()
+    assert learner.encode(images).shape == (2, learner.feature_dim, side, side)
     torch.testing.assert_close(learner(images, targets).features, learner.encode(images))
 
 

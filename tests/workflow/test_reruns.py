@@ -115,8 +115,9 @@ def test_a_recipe_reruns_alone(finished):
     assert set(finished.changed(change).planned()) == with_followers([SUPERVISED])
 
 
-def test_sampling_without_the_contrastive_loss_reruns_nothing(finished):
-    change = {"recipes": {"student_supervised_finetune": {"sampling": "uniform"}}}
+def test_settings_of_the_contrastive_loss_rerun_nothing_without_it(finished):
+    change = {"sampling": "uniform", "contrastive": {"num_negatives": 3}}
+    change = {"recipes": {"student_supervised_finetune": change}}
     assert finished.changed(change).planned() == []
 
 
