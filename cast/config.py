@@ -314,7 +314,7 @@ class Table(Settings):
     """One results table."""
 
     title: str
-    reported: str  # section of paper_results.yaml
+    reported: str | None = None  # section of paper_results.yaml, if the paper has such a table
     rows: tuple[TableRow, ...]
 
 

@@ -70,7 +70,7 @@ def results_table(
 
 
 def reported_figures(
-    paper_results: Mapping[str, Any], section: str, row: TableRow, dataset: str | None
+    paper_results: Mapping[str, Any], section: str | None, row: TableRow, dataset: str | None
 ) -> Reported:
     """AP and AP50 that the paper reports for a row, None each where it reports nothing.
 
@@ -80,6 +80,8 @@ def reported_figures(
     Raises:
         CastError: there is no such section.
     """
+    if section is None:
+        return None, None
     if section not in paper_results:
         raise CastError(f"tables: reported: '{section}' is no section of the paper's results; correct it")
     if dataset is None:

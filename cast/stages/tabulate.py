@@ -45,7 +45,8 @@ def run(settings: dict[str, Any], metrics: Sequence[str], out: Path) -> None:
         digests[str(path)] = digest(path)
     paper_results = read_yaml(checked.paper_results)
     digests[str(checked.paper_results)] = digest(checked.paper_results)
-    dataset, source, title = checked.reported_dataset, paper_results.get("source", ""), checked.table.title
+    source, title = paper_results.get("source", ""), checked.table.title
+    dataset = checked.reported_dataset if checked.table.reported else None
     frame = results_table(checked.table, measured, paper_results, dataset, checked.provenance)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_table(frame, title, out.parent, out.stem, dataset, source)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -20,6 +21,8 @@ from cast.losses.pixel_contrastive import (
     ProjectionHead,
     PseudoProbabilities,
     contrast,
+    debias_vectors,
+    dissimilarity,
     pseudo_probabilities,
     temperature_at,
 )
@@ -154,6 +157,21 @@ def test_candidate_pool_bounds_the_negatives():
     assert len(result.anchors) == 12
     assert result.negatives.unique().numel() <= 5
     assert result.negatives.shape[1] == 4
+
+
+def test_a_candidate_pool_draws_in_the_same_proportions():
+    weak, strong, pseudo = inputs(batch=2, size=(4, 5), queries=2)
+    loss, generator = build(candidate_pool=25, num_negatives=1, num_anchors=None), seeded(2)
+    with torch.no_grad():
+        calls = [loss(weak, strong, pseudo, 0.1, generator=generator).negatives[0] for _ in range(1500)]
+    counts = torch.cat(calls).bincount(minlength=40).double()[1:]
+    everything = torch.arange(40)
+    s_deb = dissimilarity(debias_vectors(pseudo, "fusion", False), everything[:1], everything)[0, 1:].double()
+    likely = s_deb * len(calls) / s_deb.sum() >= 5  # chi-square's rule of thumb
+    expected = s_deb[likely] / s_deb[likely].sum() * counts[likely].sum()
+    assert likely.sum() > 10
+    assert chisquare(counts[likely].numpy(), expected.numpy()).pvalue > 1e-3
+    assert chisquare(counts[likely].numpy()).pvalue < 1e-9  # uniform would be told apart
 
 
 def test_padding_neither_anchors_nor_repels():

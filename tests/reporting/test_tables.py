@@ -105,6 +105,7 @@ def test_reported_figures_belong_to_role_method_data_and_data_set(
     assert reported_figures(paper, "table1_main", other_data, "cityscapes") == (None, None)
     cited = row("student", "s4m", "labelled+unlabelled", "foundation")
     assert reported_figures(paper, "table1_main", cited, "ade20k") == (None, None)
+    assert reported_figures(paper, None, cited, "cityscapes") == (None, None)
 
 
 @pytest.mark.parametrize(
