@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from cast.reporting.figures import COLOURS, DPI
 
 LINES = tuple(COLOURS[index] for index in (6, 0, 2, 5, 3, 1, 7, 9, 10))  # dark ones first: thin lines
-SMOOTHED = 20  # a curve shows means over this fraction of the run: 1/20
+SMOOTHED = 10  # a curve shows running means over a tenth of the run
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Panel:
 
 
 PANELS = (
-    Panel("Margin Δ", "cosine distance to negatives − to positives", ("margin",)),
+    Panel("Margin Δ", "cosine distance, negatives − positives", ("margin",)),
     Panel(
         "False negatives",
-        "sampled negatives in the anchor's instance, %",
+        "negatives in the anchor's own instance, %",
         ("false_negative_rate", "false_negative_rate_pseudo"),
         100.0,
     ),
@@ -50,7 +50,7 @@ PANELS = (
 def curves_figure(logs: pd.DataFrame, title: str, provenance: str, path: Path) -> None:
     """Draw three panels over the optimiser's steps, a colour for each line, as PNG and PDF.
 
-    Curves are means over seeds of running means over a twentieth of the run; the band spans the seeds' lowest
+    Curves are means over seeds of running means over a tenth of the run; the band spans the seeds' lowest
     and highest.
 
     Args:
@@ -78,7 +78,8 @@ def curves_figure(logs: pd.DataFrame, title: str, provenance: str, path: Path) -
         if len(panel.columns) > 1:
             kinds = [Line2D([], [], color="#444444", linestyle=style) for style in ("-", "--")]
             words = ["labelled images, by truth", "unlabelled, by pseudo-labels"]
-            axes.legend(kinds, words, fontsize=7, frameon=False)
+            axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # room for the words
+            axes.legend(kinds, words, fontsize=7, frameon=False, loc="upper center")
     words = logs["line"].unique().tolist()
     handles = [Line2D([], [], color=colour) for colour, _ in zip(cycle(LINES), words, strict=False)]
     figure.legend(handles, words, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
