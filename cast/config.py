@@ -384,6 +384,10 @@ class Config(Settings):
             for name in figure.lines.values():
                 if name not in self.recipes or self.recipes[name].lambda_pxl == 0:
                     raise ValueError(f"figures.{key}: no recipe with lambda_pxl > 0 is called '{name}'")
+        names = ["all", "tables", "figures", *self.tables, *self.figures]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"'{twice[0]}' names two targets of the workflow; rename the table or figure")
         for name in self.targets:
             if name not in {*self.tables, *self.figures}:
                 raise ValueError(f"targets: no table or figure is called '{name}'")

@@ -86,6 +86,8 @@ def test_recipes_tables_and_figures_are_added_to():
             {"figures": {"figure3": {"lines": {"control": "student_pseudo_labels"}}}},
             "figures.figure3: no recipe with lambda_pxl > 0 is called 'student_pseudo_labels'",
         ),
+        ({"figures": {"table1": {"title": "", "lines": {}}}}, "'table1' names two targets"),
+        ({"tables": {"all": {"title": "", "rows": []}}}, "'all' names two targets"),
         ({"figures": {"Figure 3": {"title": "", "lines": {}}}}, "figures.Figure 3"),
     ],
 )
