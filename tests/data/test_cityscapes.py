@@ -1,0 +1,147 @@
+"""Cityscapes in its official layout, drawn here: our instances against the dataset's own tools."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cityscapesscripts.evaluation.instances2dict import instances2dict
+from cityscapesscripts.helpers.annotation import Annotation as Polygons
+from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
+from PIL import Image
+
+from cast.data.cityscapes import CATEGORIES, read_cityscapes
+from cast.data.coco import decode
+from cast.errors import CastError
+
+HEIGHT, WIDTH = 64, 128
+# Later polygons hide earlier ones; some stick out of the image, one is deleted, one is hidden wholly.
+OBJECTS = [
+    ("road", [[0, 0], [WIDTH, 0], [WIDTH, HEIGHT], [0, HEIGHT]], False),
+    ("car", [[10, 10], [40, 10], [40, 30], [10, 30]], False),
+    ("car", [[30, 15], [60, 15], [60, 35], [30, 35]], False),
+    ("person", [[70, 5], [80, 5], [80, 40], [70, 40]], False),
+    ("rider", [[2, 40], [8, 40], [8, 50], [2, 50]], True),
+    ("cargroup", [[90, 10], [140, 10], [140, 30], [90, 30]], False),
+    ("caravan", [[5, 50], [25, 50], [25, 60], [5, 60]], False),
+    ("bicycle", [[50, 45], [52, 45], [52, 47], [50, 47]], False),
+    ("truck", [[48, 43], [66, 43], [66, 60], [48, 60]], False),
+    ("license plate", [[35, 20], [38, 20], [38, 22], [35, 22]], False),
+    ("out of roi", [[0, 0], [WIDTH, 0], [WIDTH, 3], [0, 3]], False),
+    ("rectification border", [[124, 0], [WIDTH, 0], [WIDTH, HEIGHT], [124, HEIGHT]], False),
+]
+
+
+def write_frame(root: Path, split: str, city: str, frame: int, objects=OBJECTS) -> str:
+    """An image, its polygons and the official tools' image of ids; returns the stem."""
+    stem = f"{city}_{frame:06d}_000019"
+    for part in ("leftImg8bit", "gtFine"):
+        (root / part / split / city).mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(frame).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png")
+    truth = root / "gtFine" / split / city
+    content = {
+        "imgHeight": HEIGHT,
+        "imgWidth": WIDTH,
+        "objects": [
+            {"label": label, "polygon": polygon} | ({"deleted": 1} if deleted else {})
+            for label, polygon, deleted in objects
+        ],
+    }
+    (truth / f"{stem}_gtFine_polygons.json").write_text(json.dumps(content))
+    polygons = Polygons()
+    polygons.fromJsonFile(str(truth / f"{stem}_gtFine_polygons.json"))
+    ids = np.asarray(createInstanceImage(polygons, "ids")).astype(np.uint16)
+    Image.fromarray(ids).save(truth / f"{stem}_gtFine_instanceIds.png")
+    return stem
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_frame(tmp_path, "train", "aachen", 1)
+    write_frame(tmp_path, "train", "zurich", 2, OBJECTS[:4])
+    write_frame(tmp_path, "train", "zurich", 3, OBJECTS[:1])  # no instance at all
+    return tmp_path
+
+
+def test_instances_are_those_of_the_official_tools(root):
+    data = read_cityscapes(root, "train")
+    names = [label["name"] for label in CATEGORIES]
+    assert names == ["person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"]
+    for image in data.images:
+        truth = root / "gtFine" / "train" / image.file_name.replace("_leftImg8bit", "_gtFine_instanceIds")
+        ids = np.asarray(Image.open(truth))
+        (official,) = instances2dict([str(truth)]).values()
+        expected = {
+            (name, entry["instID"] < 1000, entry["pixelCount"]) for name in names for entry in official[name]
+        }
+        items = data.annotations_of(image.id)
+        assert {(names[item.label], item.is_crowd, int(item.area)) for item in items} == expected
+        for item in items:
+            mask = decode(item.rle)
+            (value,) = np.unique(ids[mask])
+            assert (mask == (ids == value)).all()
+            assert data.category_ids[item.label] == (value if item.is_crowd else value // 1000)
+
+
+def test_what_is_hidden_deleted_or_ignored_is_no_instance(root):
+    data = read_cityscapes(root, "train")
+    found = sorted((data.class_names[item.label], item.is_crowd) for item in data.annotations_of(1))
+    assert found == [("car", False), ("car", False), ("car", True), ("person", False), ("truck", False)]
+    assert data.annotations_of(3) == []
+    group = next(item for item in data.annotations_of(1) if item.is_crowd)
+    assert group.area == (124 - 90) * 21  # cut by the rectification border; PIL fills both ends
+    assert [image.file_name.split("/")[0] for image in data.images] == ["aachen", "zurich", "zurich"]
+
+
+def test_polygons_serve_where_the_ids_are_missing(root):
+    expected = read_cityscapes(root, "train")
+    for path in root.glob("gtFine/*/*/*_instanceIds.png"):
+        path.unlink()
+    assert read_cityscapes(root, "train").by_image == expected.by_image
+
+
+def test_all_problems_are_named_at_once(root):
+    ids = sorted(root.glob("gtFine/train/*/*_instanceIds.png"))
+    for path in ids[:2]:
+        path.unlink()
+        path.with_name(path.name.replace("instanceIds.png", "polygons.json")).unlink()
+    (root / "gtFine/train/ulm").mkdir()
+    with pytest.raises(CastError) as error:
+        read_cityscapes(root, "train")
+    lines = str(error.value).splitlines()
+    assert [path in line for path, line in zip(["ulm", *map(str, ids[:2])], lines, strict=True)] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda ids: Image.new("I;16", (WIDTH, HEIGHT - 1)).save(ids),
+            "is of 128 × 63 pixels, its image of 128 × 64",
+        ),
+        (lambda ids: ids.write_bytes(b"no png"), "cannot be read"),
+    ],
+)
+def test_an_unfit_label_file_is_named(root, spoil, message):
+    ids = sorted(root.glob("gtFine/train/*/*_instanceIds.png"))[1]
+    spoil(ids)
+    with pytest.raises(CastError, match=message) as error:
+        read_cityscapes(root, "train")
+    assert str(ids) in str(error.value)
+
+
+def test_an_unknown_label_in_the_polygons_is_an_error(root, capsys):
+    path = next(root.glob("gtFine/train/aachen/*_polygons.json"))
+    path.with_name(path.name.replace("polygons.json", "instanceIds.png")).unlink()
+    path.write_text(path.read_text().replace('"truck"', '"spaceship"'))
+    with pytest.raises(CastError, match=r"polygons\.json: cannot be read \(unknown label\)"):
+        read_cityscapes(root, "train")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_missing_folder_says_what_to_unpack(tmp_path):
+    with pytest.raises(CastError, match=r"leftImg8bit_trainvaltest\.zip"):
+        read_cityscapes(tmp_path, "val")
