@@ -46,7 +46,7 @@ def stage(function: Callable[..., None]) -> Callable[..., None]:
 def prepare(
     settings: SettingsOption,
     out: OutFolder,
-    data_root: Annotated[Path | None, typer.Option(help="Folder of the user's COCO dataset.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the user's dataset.")] = None,
 ) -> None:
     """Write a dataset as COCO JSON: drawn scenes, or a checked copy of the user's annotations."""
     from cast.stages import prepare as implementation

@@ -74,13 +74,24 @@ class CocoFolder(Settings):
     seed: int = 0
 
 
-Data = Annotated[SyntheticScenes | CocoFolder, Field(discriminator="format")]
+class CityscapesFolder(Settings):
+    """Cityscapes' official leftImg8bit/ and gtFine/ below ``data_root``: train, and val for validation."""
+
+    format: Literal["cityscapes"]
+    reading: Reading = Reading()
+
+
+UserData = CocoFolder | CityscapesFolder  # lies in ``data_root``
+Data = Annotated[SyntheticScenes | UserData, Field(discriminator="format")]
 
 
 class SplitSettings(Settings):
     """Which training images keep their labels."""
 
     labelled_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    # In place of the fraction a published split: a text file in the configuration's folder that names a
+    # labelled image a line, without folder and extension, in full or up to an underscore.
+    labelled_list: str | None = None
 
 
 # --- models -------------------------------------------------------------------------------------------------
@@ -398,8 +409,8 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _origins_are_known(self) -> Config:
-        if self.data_root is None and isinstance(self.data, CocoFolder):
-            raise ValueError("data_root: set it to the folder of the COCO dataset (--config data_root=DIR)")
+        if self.data_root is None and isinstance(self.data, UserData):
+            raise ValueError("data_root: set it to the folder of the dataset (--config data_root=DIR)")
         for part in ("detector", "segmenter", "student_encoder"):
             trained = getattr(self.foundation, part) is not None
             if trained and self.foundation.source is None:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from cast.config import CocoFolder, Config, ContrastiveSettings, Data, Settings
+from cast.config import CityscapesFolder, CocoFolder, Config, ContrastiveSettings, Data, Settings, UserData
 from cast.errors import CastError
 
 FOUNDATION = "foundation"
@@ -29,6 +29,7 @@ class Plan:
 
     def __init__(self, config: Config, config_folder: str) -> None:
         self.config = config
+        self.config_folder = config_folder
         self.paper_results = f"{config_folder}/paper_results.yaml"
         self.root = f"results/{config.name}"
 
@@ -92,12 +93,19 @@ class Plan:
     # --- what each job reads --------------------------------------------------------------------------------
 
     def annotations(self, wildcards: Wildcards) -> list[str]:
-        """The user's annotation files; none for scenes that are drawn."""
+        """The user's annotation files, or folders of such; none for scenes that are drawn."""
         data = self._domain(wildcards["domain"])
-        if not isinstance(data, CocoFolder):
-            return []
-        files = [data.annotations, data.validation_annotations]
+        files: list[str | None] = []
+        if isinstance(data, CocoFolder):
+            files = [data.annotations, data.validation_annotations]
+        elif isinstance(data, CityscapesFolder):
+            files = ["gtFine/train", "gtFine/val"]
         return [f"{self.config.data_root}/{file}" for file in files if file is not None]
+
+    def labelled_list(self, wildcards: Wildcards) -> list[str]:
+        """The file that names the labelled images, if they are not drawn."""
+        name = self.config.split.labelled_list
+        return [] if name is None else [f"{self.config_folder}/{name}"]
 
     def foundation_data(self, wildcards: Wildcards) -> str:
         """The dataset that a part of the foundation is trained on: the source domain's.
@@ -190,7 +198,8 @@ class Plan:
             return _dump(self._domain(wildcards["domain"]))
         if stage == "split":
             stratify = config.data.stratify if isinstance(config.data, CocoFolder) else "none"
-            return _dump(config.split) | {"stratify": stratify}
+            listed = next(iter(self.labelled_list(wildcards)), None)
+            return _dump(config.split) | {"stratify": stratify, "labelled_list": listed}
         if stage == "foundation":
             return self._foundation(wildcards["part"])
         if stage == "pseudo_label":
@@ -313,11 +322,14 @@ def check_files(config: Config) -> None:
         CastError: a folder or an annotation file is missing.
     """
     for data in (config.data, config.foundation.source):
-        if not isinstance(data, CocoFolder) or config.data_root is None:
+        if not isinstance(data, UserData) or config.data_root is None:
             continue
         if not config.data_root.is_dir():
             raise CastError(f"data_root: {config.data_root} is not a folder; --config data_root=DIR sets it")
-        for name in (data.annotations, data.validation_annotations, data.images):
+        names: tuple[str | None, ...] = ("leftImg8bit", "gtFine")
+        if isinstance(data, CocoFolder):
+            names = (data.annotations, data.validation_annotations, data.images)
+        for name in names:
             if name is not None and not (config.data_root / name).exists():
                 raise CastError(f"data_root: {config.data_root} holds no '{name}'")
 

@@ -45,6 +45,37 @@ def split_labelled(
     return sorted(chosen), sorted(set(image_ids) - chosen)
 
 
+def split_listed(images: Sequence[ImageRecord], path: Path) -> tuple[list[int], list[int]]:
+    """The images that a text file names keep their labels.
+
+    Args:
+        images: of the dataset.
+        path: one name a line: a file name without folder and extension, or its beginning up to an underscore
+            (`aachen_000002_000019` for `aachen/aachen_000002_000019_leftImg8bit.png`).
+
+    Returns:
+        Labelled and unlabelled ids, both sorted.
+
+    Raises:
+        CastError: the file names no image, or one that is not there, or one that is not alone to fit.
+    """
+    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    ids: dict[str, list[int]] = {}
+    for image in images:
+        parts = Path(image.file_name).stem.split("_")
+        for end in range(1, len(parts) + 1):
+            ids.setdefault("_".join(parts[:end]), []).append(image.id)
+    problems = [name for name in names if len(ids.get(name, [])) != 1]
+    if problems or not names:
+        found = (
+            f"{len(problems)} of {len(names)} names fit no image, or several" if names else "names no image"
+        )
+        shown = f" ({', '.join(problems[:5])})" if problems else ""
+        raise CastError(f"{path}: {found}{shown}; is it the list of this dataset, and is the dataset whole?")
+    labelled = {ids[name][0] for name in names}
+    return sorted(labelled), sorted({image.id for image in images} - labelled)
+
+
 def choose(
     image_ids: Sequence[int], count: int, seed: int, groups: Mapping[int, Hashable] | None = None
 ) -> set[int]:

@@ -1,4 +1,4 @@
-"""Stage prepare: a dataset as train.json and validation.json, drawn or from the user's COCO files."""
+"""Stage prepare: a dataset as train.json and validation.json, drawn or from the user's files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 
 from cast.artefacts import artefact_folder
-from cast.config import CocoFolder, Data, Settings, SyntheticScenes
+from cast.config import CityscapesFolder, CocoFolder, Data, Settings, SyntheticScenes
 from cast.config_files import parse
 from cast.data import cells, streets
+from cast.data.cityscapes import read_cityscapes
 from cast.data.coco import (
     Annotation,
     CocoData,
@@ -38,8 +39,8 @@ def run(settings: dict[str, Any], data_root: Path | None, out: Path) -> None:
     """Write `out`/train.json and `out`/validation.json.
 
     Args:
-        settings: a `data` section (`SyntheticScenes` or `CocoFolder`).
-        data_root: folder of the user's dataset; only the format `coco` needs it.
+        settings: a `data` section (`SyntheticScenes`, `CocoFolder` or `CityscapesFolder`).
+        data_root: folder of the user's dataset; drawn scenes need none.
         out: folder to make; drawn scenes put their images into `out`/images, the user's stay where they are.
 
     Raises:
@@ -51,6 +52,11 @@ def run(settings: dict[str, Any], data_root: Path | None, out: Path) -> None:
             draw(data, folder)
         return
     root = _existing(data_root)
+    if isinstance(data, CityscapesFolder):
+        with artefact_folder(out, "prepare", settings, []) as folder:
+            for name, split in zip(SPLITS, ("train", "val"), strict=True):
+                _write(folder / f"{name}.json", read_cityscapes(root, split))
+        return
     files = [root / name for name in (data.annotations, data.validation_annotations) if name is not None]
     with artefact_folder(out, "prepare", settings, files) as folder:
         adopt(data, root, folder)
@@ -97,15 +103,13 @@ def adopt(data: CocoFolder, root: Path, folder: Path) -> None:
     if not any(not annotation.is_crowd for annotation in train.annotations):
         raise CastError(f"{whole.path}: the training images hold no instance; annotate some")
     for name, part in zip(SPLITS, (train, validation), strict=True):
-        part_info = {**part.info, "annotations": str(part.path)}
-        write_coco(
-            folder / f"{name}.json",
-            part.images,
-            part.annotations,
-            part.categories,
-            part.image_root,
-            part_info,
-        )
+        _write(folder / f"{name}.json", part)
+
+
+def _write(path: Path, part: CocoData) -> None:
+    """Write one part, with a note of where it comes from."""
+    info = {**part.info, "annotations": str(part.path)}
+    write_coco(path, part.images, part.annotations, part.categories, part.image_root, info)
 
 
 def _split_off(whole: CocoData, data: CocoFolder) -> tuple[CocoData, CocoData]:
@@ -145,7 +149,7 @@ def _separate(train: CocoData, data: CocoFolder, root: Path) -> CocoData:
 
 def _existing(data_root: Path | None) -> Path:
     if data_root is None:
-        raise CastError("data_root: not set; give the folder of the COCO dataset")
+        raise CastError("data_root: not set; give the folder of the dataset")
     if not data_root.is_dir():
-        raise CastError(f"{data_root}: data_root is not a folder; give the folder of the COCO dataset")
+        raise CastError(f"{data_root}: data_root is not a folder; give the folder of the dataset")
     return data_root

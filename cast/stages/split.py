@@ -9,7 +9,7 @@ from cast.artefacts import artefact_folder
 from cast.config import SplitSettings
 from cast.config_files import parse
 from cast.data.coco import Annotation, CocoData, read_coco, write_coco
-from cast.data.splits import appearance_groups, split_labelled
+from cast.data.splits import appearance_groups, split_labelled, split_listed
 from cast.errors import CastError
 
 
@@ -31,14 +31,19 @@ def run(settings: dict[str, Any], data: Path, seed: int, out: Path) -> None:
         out: folder to make.
 
     Raises:
-        CastError: the dataset is missing, or the labelled part would hold no image or no instance.
+        CastError: the dataset or the list is missing, a listed image is not in the dataset, or the labelled
+            part would hold no image or no instance.
     """
     split = parse(SplitRun, settings)
-    with artefact_folder(out, "split", settings, [data], seed) as folder:
+    inputs = [data, *([Path(split.labelled_list)] if split.labelled_list else [])]
+    with artefact_folder(out, "split", settings, inputs, seed) as folder:
         train = read_coco(data / "train.json")
         groups = appearance_groups(train.images, train.image_root) if split.stratify == "appearance" else None
         ids = [image.id for image in train.images]
-        labelled_ids, unlabelled_ids = split_labelled(ids, split.labelled_fraction, seed, groups)
+        if split.labelled_list is None:
+            labelled_ids, unlabelled_ids = split_labelled(ids, split.labelled_fraction, seed, groups)
+        else:
+            labelled_ids, unlabelled_ids = split_listed(train.images, Path(split.labelled_list))
         labelled, hidden = train.subset(labelled_ids), train.subset(unlabelled_ids)
         if not any(not annotation.is_crowd for annotation in labelled.annotations):
             raise CastError(

@@ -13,8 +13,9 @@ from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from PIL import Image
 
 from cast.data.cityscapes import CATEGORIES, read_cityscapes
-from cast.data.coco import decode
+from cast.data.coco import check_images, decode, read_coco
 from cast.errors import CastError
+from cast.stages import prepare, split
 
 HEIGHT, WIDTH = 64, 128
 # Later polygons hide earlier ones; some stick out of the image, one is deleted, one is hidden wholly.
@@ -94,6 +95,22 @@ def test_what_is_hidden_deleted_or_ignored_is_no_instance(root):
     group = next(item for item in data.annotations_of(1) if item.is_crowd)
     assert group.area == (124 - 90) * 21  # cut by the rectification border; PIL fills both ends
     assert [image.file_name.split("/")[0] for image in data.images] == ["aachen", "zurich", "zurich"]
+
+
+def test_prepare_and_split_take_the_official_folders(root, tmp_path):
+    write_frame(root, "val", "munster", 9)
+    prepare.run({"format": "cityscapes"}, root, tmp_path / "data")
+    validation = read_coco(tmp_path / "data" / "validation.json")
+    assert [image.file_name for image in validation.images] == [
+        "munster/munster_000009_000019_leftImg8bit.png"
+    ]
+    check_images(validation)
+    listed = tmp_path / "half.txt"
+    listed.write_text("aachen_000001_000019\n")
+    split.run({"labelled_list": str(listed)}, tmp_path / "data", 0, tmp_path / "split")
+    labelled = read_coco(tmp_path / "split" / "labelled.json")
+    assert [image.file_name[:6] for image in labelled.images] == ["aachen"]
+    assert len(labelled.annotations) == 5
 
 
 def test_polygons_serve_where_the_ids_are_missing(root):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cast.data.coco import ImageRecord
-from cast.data.splits import appearance_groups, choose, split_labelled
+from cast.data.splits import appearance_groups, choose, split_labelled, split_listed
 from cast.errors import CastError
 
 
@@ -22,6 +23,40 @@ def test_every_image_is_on_one_side(count: int, fraction: float, seed: int) -> N
     labelled, unlabelled = split_labelled(ids, fraction, seed)
     assert sorted(labelled + unlabelled) == ids
     assert len(labelled) == round(fraction * count)
+
+
+def records(*names: str) -> list[ImageRecord]:
+    return [ImageRecord(number, name, 8, 8) for number, name in enumerate(names, start=10)]
+
+
+def test_a_list_names_the_labelled_images(tmp_path: Path) -> None:
+    images = records("ulm/ulm_000001_000019_left.png", "ulm/ulm_000002_000019_left.png", "plain.png")
+    path = tmp_path / "list.txt"
+    path.write_text("plain\n\nulm_000002_000019\n")
+    assert split_listed(images, path) == ([11, 12], [10])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("ulm_000003\n", r"list\.txt: 1 of 1 names fit no image, or several \(ulm_000003\)"),
+        ("plain\nulm\n", r"1 of 2 names fit no image, or several \(ulm\)"),
+        ("", r"list\.txt: names no image"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_an_error(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text(content)
+    with pytest.raises(CastError, match=message):
+        split_listed(records("ulm_000001.png", "ulm_000002.png", "plain.png"), path)
+
+
+@pytest.mark.parametrize(("name", "count"), [("5", 144), ("10", 296), ("20", 592), ("30", 888)])
+def test_the_published_cityscapes_splits_are_whole(name: str, count: int) -> None:
+    path = Path(__file__).parents[2] / "config" / "splits" / "cityscapes" / f"{name}.txt"
+    names = path.read_text().split()
+    assert len(names) == len(set(names)) == count
+    assert all(re.fullmatch(r"[a-z]+_\d{6}_\d{6}", line) for line in names)
 
 
 def test_the_split_depends_on_the_seed_and_not_on_the_order() -> None:

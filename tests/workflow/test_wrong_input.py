@@ -22,7 +22,7 @@ def test_a_wrong_setting_is_named_in_one_line(fresh, changes, message):
 
 
 def test_a_dataset_needs_its_folder(fresh):
-    assert "data_root: set it to the folder of the COCO dataset" in fresh.fails(config=NUCLEI)
+    assert "data_root: set it to the folder of the dataset" in fresh.fails(config=NUCLEI)
 
 
 def test_a_missing_data_root_is_named(fresh):

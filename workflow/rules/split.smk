@@ -1,6 +1,7 @@
 rule split:
     input:
-        "results/{name}/data/target",
+        data="results/{name}/data/target",
+        labelled_list=plan.labelled_list,
     output:
         directory("results/{name}/seed{seed}/split"),
     log:
@@ -16,5 +17,5 @@ rule split:
     params:
         settings=plan.settings("split"),
     shell:
-        "cast split --settings {params.settings:q} --data {input:q} --seed {wildcards.seed} --out {output:q}"
+        "cast split --settings {params.settings:q} --data {input.data:q} --seed {wildcards.seed} --out {output:q}"
         " 2>&1 | tee {log:q}"
