@@ -81,7 +81,14 @@ class CityscapesFolder(Settings):
     reading: Reading = Reading()
 
 
-UserData = CocoFolder | CityscapesFolder  # lies in ``data_root``
+class Ade20kFolder(Settings):
+    """ADE20K's images/ and annotations_instance/ below ``data_root``: training, validation."""
+
+    format: Literal["ade20k"]
+    reading: Reading = Reading()
+
+
+UserData = CocoFolder | CityscapesFolder | Ade20kFolder  # lies in ``data_root``
 Data = Annotated[SyntheticScenes | UserData, Field(discriminator="format")]
 
 

@@ -9,7 +9,16 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from cast.config import CityscapesFolder, CocoFolder, Config, ContrastiveSettings, Data, Settings, UserData
+from cast.config import (
+    Ade20kFolder,
+    CityscapesFolder,
+    CocoFolder,
+    Config,
+    ContrastiveSettings,
+    Data,
+    Settings,
+    UserData,
+)
 from cast.errors import CastError
 
 FOUNDATION = "foundation"
@@ -100,6 +109,8 @@ class Plan:
             files = [data.annotations, data.validation_annotations]
         elif isinstance(data, CityscapesFolder):
             files = ["gtFine/train", "gtFine/val"]
+        elif isinstance(data, Ade20kFolder):
+            files = ["annotations_instance/training", "annotations_instance/validation"]
         return [f"{self.config.data_root}/{file}" for file in files if file is not None]
 
     def labelled_list(self, wildcards: Wildcards) -> list[str]:
@@ -326,10 +337,13 @@ def check_files(config: Config) -> None:
             continue
         if not config.data_root.is_dir():
             raise CastError(f"data_root: {config.data_root} is not a folder; --config data_root=DIR sets it")
-        names: tuple[str | None, ...] = ("leftImg8bit", "gtFine")
+        needed: dict[str, tuple[str | None, ...]] = {
+            "cityscapes": ("leftImg8bit", "gtFine"),
+            "ade20k": ("images", "annotations_instance"),
+        }
         if isinstance(data, CocoFolder):
-            names = (data.annotations, data.validation_annotations, data.images)
-        for name in names:
+            needed["coco"] = (data.annotations, data.validation_annotations, data.images)
+        for name in needed[data.format]:
             if name is not None and not (config.data_root / name).exists():
                 raise CastError(f"data_root: {config.data_root} holds no '{name}'")
 

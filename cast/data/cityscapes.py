@@ -25,6 +25,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cast.data import rle as run_length
 from cast.data.coco import Annotation, CocoData, ImageRecord
+from cast.data.problems import refuse
 from cast.data.rle import Rle
 from cast.errors import CastError
 
@@ -34,7 +35,6 @@ IMAGE_END, IDS_END, POLYGONS_END = "_leftImg8bit.png", "_gtFine_instanceIds.png"
 CLASSES = [label for label in all_labels if label.hasInstances and not label.ignoreInEval]
 CATEGORIES: list[dict[str, Any]] = [{"id": label.id, "name": label.name} for label in CLASSES]
 INSTANCES_PER_CLASS = 1000  # id of an instance: label id · 1000 + its number; of a group: the label id
-NAMED_PROBLEMS = 10  # listed in one message
 
 
 def read_cityscapes(root: Path, split: str) -> CocoData:
@@ -150,10 +150,3 @@ def regions(ids: NDArray[np.int32]) -> Iterator[tuple[int, Rle, bool]]:
         label = index.get(value if is_crowd else value // INSTANCES_PER_CLASS)
         if label is not None:
             yield label, run_length.encode(columns == value), is_crowd
-
-
-def refuse(problems: list[str]) -> None:
-    """Raise one error for all problems, if there are any."""
-    if problems:
-        more = f"\n… and {len(problems) - NAMED_PROBLEMS} more" if len(problems) > NAMED_PROBLEMS else ""
-        raise CastError("\n".join(problems[:NAMED_PROBLEMS]) + more)

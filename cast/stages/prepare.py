@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 
 from cast.artefacts import artefact_folder
-from cast.config import CityscapesFolder, CocoFolder, Data, Settings, SyntheticScenes
+from cast.config import CocoFolder, Data, Settings, SyntheticScenes
 from cast.config_files import parse
 from cast.data import cells, streets
+from cast.data.ade20k import read_ade20k
 from cast.data.cityscapes import read_cityscapes
 from cast.data.coco import (
     Annotation,
@@ -27,6 +28,11 @@ from cast.errors import CastError
 
 SCENES = {"streets": streets, "cells": cells}
 SPLITS = ("train", "validation")
+# Data sets in their official folders: how they are read, and what they call the splits.
+OFFICIAL = {
+    "cityscapes": (read_cityscapes, ("train", "val")),
+    "ade20k": (read_ade20k, ("training", "validation")),
+}
 
 
 class PrepareRun(Settings):
@@ -39,7 +45,7 @@ def run(settings: dict[str, Any], data_root: Path | None, out: Path) -> None:
     """Write `out`/train.json and `out`/validation.json.
 
     Args:
-        settings: a `data` section (`SyntheticScenes`, `CocoFolder` or `CityscapesFolder`).
+        settings: a `data` section (any of `cast.config.Data`).
         data_root: folder of the user's dataset; drawn scenes need none.
         out: folder to make; drawn scenes put their images into `out`/images, the user's stay where they are.
 
@@ -52,10 +58,11 @@ def run(settings: dict[str, Any], data_root: Path | None, out: Path) -> None:
             draw(data, folder)
         return
     root = _existing(data_root)
-    if isinstance(data, CityscapesFolder):
+    if not isinstance(data, CocoFolder):
+        read, parts = OFFICIAL[data.format]
         with artefact_folder(out, "prepare", settings, []) as folder:
-            for name, split in zip(SPLITS, ("train", "val"), strict=True):
-                _write(folder / f"{name}.json", read_cityscapes(root, split))
+            for name, part in zip(SPLITS, parts, strict=True):
+                _write(folder / f"{name}.json", read(root, part))
         return
     files = [root / name for name in (data.annotations, data.validation_annotations) if name is not None]
     with artefact_folder(out, "prepare", settings, files) as folder:
