@@ -229,6 +229,7 @@ class Plan:
                     "inference": getattr(config.inference, role),
                     "max_detections": config.evaluate.max_detections,
                     "reading": config.data.reading,
+                    "benchmark": "cityscapes" if config.data.format == "cityscapes" else "coco",
                 }
             )
         if stage == "tabulate":

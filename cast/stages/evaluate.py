@@ -1,4 +1,4 @@
-"""Predict a dataset with a model and measure mask AP."""
+"""Predict a dataset with a model and measure mask AP: COCO's, or Cityscapes' own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from cast.config import InferenceSettings, Reading, Settings
 from cast.config_files import parse
 from cast.data.coco import read_coco
 from cast.errors import CastError
+from cast.evaluation.cityscapes import evaluate_cityscapes
 from cast.evaluation.coco import evaluate_masks
 from cast.stages.prediction import load_model, predict, write_predictions
 
@@ -21,6 +22,9 @@ class EvaluateRun(Settings):
     inference: InferenceSettings
     max_detections: tuple[int, ...]
     reading: Reading
+    benchmark: Literal["coco", "cityscapes"] = (
+        "coco"  # whose definition of AP `mask_ap` and `mask_ap50` follow
+    )
 
 
 def run(settings: dict[str, Any], model: Path, data: Path, out: Path) -> None:
@@ -48,5 +52,9 @@ def run(settings: dict[str, Any], model: Path, data: Path, out: Path) -> None:
         )
         write_predictions(folder / "predictions.json", truth, annotations)
         metrics = evaluate_masks(truth, annotations, evaluation.max_detections)
+        if evaluation.benchmark == "cityscapes":
+            labels = Path(truth.info["annotations"])  # <data root>/gtFine/<split>, as stage prepare notes
+            official = evaluate_cityscapes(truth, labels.parents[1], labels.name, annotations)
+            metrics |= {**official, "coco": metrics["by_max_detections"]}
         write_json(folder / "metrics.json", metrics)
         print(f"{out.name}: mask AP {metrics['mask_ap']:.1f}, AP50 {metrics['mask_ap50']:.1f}", flush=True)

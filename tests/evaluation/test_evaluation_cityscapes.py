@@ -14,6 +14,7 @@ from PIL import Image
 from cast.data.cityscapes import read_cityscapes
 from cast.data.coco import CocoData, decode, new_annotation
 from cast.evaluation.cityscapes import evaluate_cityscapes, write_predictions
+from cast.stages import evaluate, prepare
 
 HEIGHT, WIDTH = 80, 160
 CARS = [(5, 5), (40, 5), (75, 5)]  # corners of squares of SIDE pixels
@@ -60,6 +61,25 @@ def test_perfect_predictions_score_100(root, truth):
     assert metrics["mask_ap"] == metrics["mask_ap50"] == pytest.approx(100.0)
     assert metrics["per_class"]["person"]["mask_ap"] == pytest.approx(100.0)
     assert metrics["per_class"]["truck"]["mask_ap"] is None
+
+
+def test_the_stage_reports_the_benchmarks_figures(root, tmp_path, monkeypatch):
+    """A stage whose model sees all but groups and, of each car, 16 of 20 columns."""
+    (root / "leftImg8bit" / "train").symlink_to(root / "leftImg8bit" / "val")
+    (root / "gtFine" / "train").symlink_to(root / "gtFine" / "val")
+    prepare.run({"format": "cityscapes"}, root, tmp_path / "data")
+    monkeypatch.setattr(evaluate, "load_model", lambda *_: None)
+    monkeypatch.setattr(
+        evaluate, "predict", lambda _, truth, *__: [shifted(item, 4) for item in perfect(truth)]
+    )
+    settings = {"role": "student", "inference": {}, "max_detections": [100], "reading": {}}
+    data = tmp_path / "data" / "validation.json"
+    evaluate.run({**settings, "benchmark": "cityscapes"}, tmp_path, data, tmp_path / "out")
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["mask_ap"] == pytest.approx(40.0)
+    assert metrics["per_class"]["truck"]["mask_ap"] is None
+    assert metrics["coco"]["100"]["mask_ap"] == pytest.approx(40.0)
+    assert metrics["recall50_apart"] == 100.0
 
 
 def test_no_predictions_score_0(root, truth):
