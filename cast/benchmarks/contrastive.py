@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cast.benchmarks.dense_contrastive import dense_pixel_contrastive_loss
+from cast.benchmarks.report import goal, machine, ratios, write_section
 from cast.config import ContrastiveSettings, CriterionSettings, StudentSettings
 from cast.data.batch import Batch, Target
 from cast.losses.debiased_negatives import PseudoProbabilities, pseudo_probabilities
@@ -35,8 +35,6 @@ from cast.student.model import Student
 QUERIES, CLASSES, CHANNELS, NEGATIVES = 100, 8, 128, 200  # docs/method.md
 TEMPERATURE = 0.07
 MEGABYTE = 2**20
-BEGIN, END = "<!-- make bench-contrastive: begin -->", "<!-- make bench-contrastive: end -->"
-DOCS = Path(__file__).parents[2] / "docs" / "measurements.md"
 
 
 @dataclass(frozen=True)
@@ -268,41 +266,6 @@ def render(found: dict[str, list[dict[str, float]]], step: dict[str, float], hal
     return "\n".join(lines)
 
 
-def ratios(of: list[dict[str, float]], to: list[dict[str, float]], key: str) -> list[float]:
-    """Round by round."""
-    return [first[key] / second[key] for first, second in zip(of, to, strict=True)]
-
-
-def goal(words: str, measured: list[float], wanted: float, at_least: bool) -> str:
-    """One line: the ratio, its spread, and whether the goal is met."""
-    ratio = median(measured)
-    met = ratio >= wanted if at_least else ratio <= wanted
-    spread = f" ({min(measured):.2f} to {max(measured):.2f})" if len(measured) > 1 else ""
-    sign = "≥" if at_least else "≤"
-    return f"- **{ratio:.2f}**{spread} {words}; goal {sign} {wanted:.2f}: {'met' if met else 'MISSED'}."
-
-
-def machine() -> str:
-    """Name of the accelerator, or of the processor."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    models = [
-        line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
-    ]
-    return models[0].partition(":")[2].strip() if models else platform.machine()
-
-
-def write_section(text: str, path: Path) -> None:
-    """Put `text` between the markers of a document."""
-    head, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, marker, tail = rest.partition(END)
-    if not marker:
-        raise SystemExit(
-            f"error: {path}: lacks the lines {BEGIN} and {END}; put them where the section belongs"
-        )
-    path.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}", encoding="utf-8")
-
-
 def main() -> None:
     """Print the ratios and write them into docs/measurements.md."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -315,7 +278,7 @@ def main() -> None:
         return
     text = report(arguments.rounds)
     print(text)
-    write_section(text, DOCS)
+    write_section(text, "bench-contrastive")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from cast.benchmarks import contrastive
-from cast.benchmarks.contrastive import Case, inputs, loss_alone, measure, render, write_section
+from cast.benchmarks.contrastive import Case, inputs, loss_alone, measure, render
 from cast.benchmarks.dense_contrastive import dense_pixel_contrastive_loss
+from cast.benchmarks.report import write_section
 from cast.config import ContrastiveSettings
 from cast.losses.pixel_contrastive import PixelContrastiveLoss
 
@@ -84,9 +85,10 @@ def test_the_section_says_what_is_met_and_what_is_missed(tmp_path):
     assert any("**0.50**" in line and "MISSED" in line for line in lines)
     assert any("**0.05** of a full-size" in line and "met" in line for line in lines)
     path = tmp_path / "measurements.md"
-    path.write_text(f"before\n{contrastive.BEGIN}\nold\n{contrastive.END}\nafter\n")
-    write_section(text, path)
-    assert path.read_text() == f"before\n{contrastive.BEGIN}\n{text}\n{contrastive.END}\nafter\n"
+    begin, end = "<!-- make bench-x: begin -->", "<!-- make bench-x: end -->"
+    path.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    write_section(text, "bench-x", path)
+    assert path.read_text() == f"before\n{begin}\n{text}\n{end}\nafter\n"
     path.write_text("no markers")
     with pytest.raises(SystemExit, match=r"measurements\.md: lacks the lines"):
-        write_section(text, path)
+        write_section(text, "bench-x", path)
