@@ -7,21 +7,22 @@ in its image; 0 is background.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from cast.data import rle as run_length
-from cast.data.coco import Annotation, CocoData, ImageRecord
-from cast.data.problems import refuse
+from cast.data.coco import CocoData
+from cast.data.official import Instance, check_label_size, read_images
 from cast.errors import CastError
 
 IMAGES, TRUTH = "images", "annotations_instance"
 
 
+@cache
 def categories() -> list[dict[str, Any]]:
     """The 100 classes with the category ids in public use, in the order of the red channel."""
     text = Path(__file__).with_name("ade20k_classes.txt").read_text(encoding="utf-8")
@@ -49,36 +50,15 @@ def read_ade20k(root: Path, split: str) -> CocoData:
     paths = sorted(folder.glob("*.jpg"))
     if not paths:
         raise CastError(f"{folder}: holds no image (*.jpg); unpack it again")
-    images: list[ImageRecord] = []
-    by_image: dict[int, list[Annotation]] = {}
-    problems: list[str] = []
-    count = 0
-    for image_id, path in enumerate(paths, start=1):
-        labels = truth / f"{path.stem}.png"
-        try:
-            with Image.open(path) as image:
-                width, height = image.size
-            found = instances(labels, (height, width))
-        except (CastError, OSError, UnidentifiedImageError) as error:
-            problems.append(
-                str(error) if isinstance(error, CastError) else f"{path}: cannot be read ({error})"
-            )
-            continue
-        images.append(ImageRecord(image_id, path.name, width, height))
-        by_image[image_id] = []
-        for label, mask in found:
-            count += 1
-            rle = run_length.encode(mask)
-            by_image[image_id].append(
-                Annotation(count, image_id, label, rle, run_length.area(rle), run_length.box(rle))
-            )
-    refuse(problems)
+    images, by_image = read_images(
+        paths, folder, lambda path, size: instances(truth / f"{path.stem}.png", size)
+    )
     info = {"description": f"ADE20K instance segmentation, {split}"}
     return CocoData(images, categories(), folder, by_image, info, truth)
 
 
-def instances(path: Path, size: tuple[int, int]) -> list[tuple[int, NDArray[np.bool_]]]:
-    """Class index, 0 … 99, and mask (H, W) of every instance of one label file.
+def instances(path: Path, size: tuple[int, int]) -> list[Instance]:
+    """The instances of one label file.
 
     Args:
         path: PNG of annotations_instance.
@@ -95,16 +75,16 @@ def instances(path: Path, size: tuple[int, int]) -> list[tuple[int, NDArray[np.b
         raise CastError(f"{path}: {reason}; unpack ADE20K's {TRUTH} again") from None
     if pixels.ndim != 3 or pixels.dtype != np.uint8:
         raise CastError(f"{path}: is no RGB image; take {TRUTH}, not the scene parsing's annotations")
-    if pixels.shape[:2] != size:
-        raise CastError(
-            f"{path}: is of {pixels.shape[1]} × {pixels.shape[0]} pixels, its image of {size[1]} × {size[0]}"
-        )
+    check_label_size(path, pixels.shape, size)
     classes, numbers = pixels[..., 0], np.asfortranarray(pixels[..., 1])
-    found = []
+    last = len(categories())
+    found: list[Instance] = []
     for number in np.unique(numbers[numbers > 0]).tolist():
         mask = numbers == number
         label = np.unique(classes[mask])
-        if len(label) != 1 or not 1 <= label[0] <= 100:
-            raise CastError(f"{path}: instance {number} has the classes {label.tolist()}, not one of 1 … 100")
-        found.append((int(label[0]) - 1, mask))
+        if len(label) != 1 or not 1 <= label[0] <= last:
+            raise CastError(
+                f"{path}: instance {number} has the classes {label.tolist()}, not one of 1 … {last}"
+            )
+        found.append((int(label[0]) - 1, run_length.encode(mask), False))
     return found

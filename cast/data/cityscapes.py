@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from cast.data import rle as run_length
-from cast.data.coco import Annotation, CocoData, ImageRecord
-from cast.data.problems import refuse
-from cast.data.rle import Rle
+from cast.data.coco import CocoData
+from cast.data.official import Instance, check_label_size, read_images, refuse
 from cast.errors import CastError
 
 IMAGES, TRUTH = "leftImg8bit", "gtFine"
@@ -53,33 +51,14 @@ def read_cityscapes(root: Path, split: str) -> CocoData:
     """
     folder = root / IMAGES / split
     refuse(tree_problems(root, split))
-    images: list[ImageRecord] = []
-    by_image: dict[int, list[Annotation]] = {}
-    problems: list[str] = []
-    numbers = count(1)
-    for image_id, path in enumerate(image_files(root, split), start=1):
+
+    def instances(path: Path, size: tuple[int, int]) -> Iterator[Instance]:
         truth = truth_file(root, split, path)
-        try:
-            with Image.open(path) as image:
-                width, height = image.size
-            ids = instance_ids(truth)
-        except (CastError, OSError, UnidentifiedImageError) as error:
-            problems.append(
-                str(error) if isinstance(error, CastError) else f"{path}: cannot be read ({error})"
-            )
-            continue
-        if ids.shape != (height, width):
-            size = f"{ids.shape[1]} × {ids.shape[0]}"
-            problems.append(f"{truth}: is of {size} pixels, its image of {width} × {height}")
-            continue
-        images.append(ImageRecord(image_id, path.relative_to(folder).as_posix(), width, height))
-        by_image[image_id] = [
-            Annotation(
-                next(numbers), image_id, label, rle, run_length.area(rle), run_length.box(rle), is_crowd
-            )
-            for label, rle, is_crowd in regions(ids)
-        ]
-    refuse(problems)
+        ids = instance_ids(truth)
+        check_label_size(truth, ids.shape, size)
+        return regions(ids)
+
+    images, by_image = read_images(image_files(root, split), folder, instances)
     info = {"description": f"Cityscapes {split}, fine annotations, thing classes"}
     return CocoData(images, CATEGORIES, folder, by_image, info, root / TRUTH / split)
 
@@ -137,7 +116,7 @@ def instance_ids(truth: Path) -> NDArray[np.int32]:
         raise CastError(f"{truth}: cannot be read ({reason}); unpack it again") from None
 
 
-def regions(ids: NDArray[np.int32]) -> Iterator[tuple[int, Rle, bool]]:
+def regions(ids: NDArray[np.int32]) -> Iterator[Instance]:
     """Instances and groups of the thing classes: class index, mask and whether it is a crowd region.
 
     Args:
