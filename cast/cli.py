@@ -105,12 +105,12 @@ def adapt_teacher(
 @stage
 def pseudo_label(
     settings: SettingsOption,
-    model: Annotated[Path, typer.Option(help="Teacher folder.")],
+    model: Annotated[Path, typer.Option(help="Teacher or student folder.")],
     split: SplitFolder,
     out: OutFolder,
     threads: Threads = 1,
 ) -> None:
-    """Label the unlabelled images with a teacher, and audit the labels where the truth is known."""
+    """Label the unlabelled images with a model, and audit the labels where the truth is known."""
     _limit_threads(threads)
     from cast.stages import pseudo_label as implementation
 

@@ -192,6 +192,19 @@ class ContrastiveSettings(Settings):
 # --- training -----------------------------------------------------------------------------------------------
 
 
+class OnlineSettings(Settings):
+    """Pseudo-labels made while a model trains, by its own averaged weights (arXiv 2102.09480, 2308.02668)."""
+
+    # Before them the run sees labels alone or, where its recipe names some, pseudo-labels from disk.
+    burn_in_steps: Annotated[int, Field(ge=0)] = 0
+    ema_decay: Fraction = 0.9996  # of the weights that label, and that the run ends with (both papers)
+    score_threshold: Fraction = 0.7  # Guided Distillation
+    min_area: Annotated[int, Field(ge=0)] = 5  # pixels; instances must be larger
+    # `quality`: the class and mask terms of each pseudo-instance count by its class score and its predicted
+    # mask IoU (PAIS, arXiv 2308.05359); students only.
+    weighting: Literal["none", "quality"] = "none"
+
+
 class TrainSettings(Settings):
     """One training run: the shared loop's schedule, optimiser, views and logging."""
 
@@ -223,6 +236,7 @@ class TrainSettings(Settings):
     clip_norm: PositiveFloat | None = 0.01
     ema_decay: Fraction | None = None
     accumulate: PositiveInt = 1
+    online: OnlineSettings | None = None  # used by the recipes that say `online`
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     # Machinery
     workers: Annotated[int, Field(ge=0)] = 0
@@ -306,7 +320,11 @@ class Recipe(Settings):
 
     stage: Literal["adapt_teacher", "distill_student", "refine_student"]
     start: str = "foundation"
-    pseudo_labels: str | None = None  # recipe (or foundation) whose teacher labels D_u; none: D_u = ∅
+    labelled: bool = True  # whether D_l takes part; False: D_l = ∅
+    pseudo_labels: str | None = None  # recipe (or foundation) whose model labels D_u; none: D_u = ∅
+    # Pseudo-labels made during the training, after its burn-in: differences from the stage's `online`.
+    online: dict[str, Any] | None = None
+    student: str | None = None  # a variant among the experiment's `students`
     lambda_semi: NonNegative = 0.0
     lambda_pxl: NonNegative = 0.0
     sampling: Literal["uniform", "mask_only", "class_only", "fusion"] = "fusion"
@@ -325,7 +343,13 @@ class TableRow(Settings):
     role: Literal["teacher", "student"]
     method: str  # as in paper_results.yaml
     data: Literal["none", "labelled", "unlabelled", "labelled+unlabelled"]
-    recipe: str
+    recipe: str | None = None  # none: a method that is cited, not run
+    percent: PositiveInt | None = None  # of the training images labelled, by the experiment's `budgets`
+
+    @property
+    def run(self) -> str | None:
+        """The recipe and, after an @, the label budget, as stage tabulate is told them."""
+        return self.recipe if self.percent is None else f"{self.recipe}@{self.percent}"
 
 
 class Table(Settings):
@@ -339,8 +363,29 @@ class Table(Settings):
 class CurvesFigure(Settings):
     """A figure of how L_pxl fares over training: a line for each recipe."""
 
+    kind: Literal["curves"]
     title: str
     lines: dict[str, str]  # words in the legend: recipe, which must have lambda_pxl > 0
+
+
+class BiasFigure(Settings):
+    """A figure of the mistakes in pseudo-labels that a student learnt from, and in what it finds itself."""
+
+    kind: Literal["bias"]
+    title: str
+    before: str  # recipe whose pseudo-labels are judged
+    after: str  # recipe whose instances on the same images are set beside them
+    images: PositiveInt = 6  # rows of overlays
+
+
+class EfficiencyFigure(Settings):
+    """A figure of what both models cost: parameters, FLOPs, latency."""
+
+    kind: Literal["efficiency"]
+    title: str
+
+
+Figure = Annotated[CurvesFigure | BiasFigure | EfficiencyFigure, Field(discriminator="kind")]
 
 
 # Also a target of the workflow: `snakemake table2`.
@@ -357,9 +402,11 @@ class Config(Settings):
     data_root: Path | None = None
     data: Data
     split: SplitSettings = SplitSettings()
+    budgets: dict[PositiveInt, SplitSettings] = {}  # other label budgets by percent, for rows that name one
     detector: PretrainedModel
     segmenter: PretrainedModel
     student: StudentSettings = StudentSettings()
+    students: dict[str, dict[str, Any]] = {}  # variants for recipes that name one: differences from `student`
     criterion: CriterionSettings = CriterionSettings()
     teacher_loss: TeacherLossSettings = TeacherLossSettings()
     contrastive: ContrastiveSettings = ContrastiveSettings()
@@ -373,7 +420,7 @@ class Config(Settings):
     resources: ResourceSettings = ResourceSettings()
     recipes: dict[str, Recipe]
     tables: dict[ResultName, Table]
-    figures: dict[ResultName, CurvesFigure] = {}
+    figures: dict[ResultName, Figure] = {}
     targets: tuple[str, ...] = ("table1",)  # tables and figures that plain `snakemake` makes
 
     @model_validator(mode="after")
@@ -384,11 +431,7 @@ class Config(Settings):
                 other = getattr(recipe, field)
                 if other is not None and other not in known:
                     raise ValueError(f"recipes.{name}.{field}: no recipe is called '{other}'")
-            if recipe.lambda_semi > 0 and recipe.pseudo_labels is None:
-                raise ValueError(f"recipes.{name}: lambda_semi > 0 needs pseudo_labels")
-            teacher = self.recipes.get(recipe.pseudo_labels or "")
-            if teacher is not None and teacher.role != "teacher":
-                raise ValueError(f"recipes.{name}.pseudo_labels: '{recipe.pseudo_labels}' is not a teacher")
+            self._check_sources(name, recipe)
             start = self.recipes.get(recipe.start)
             if start is not None and start.role != recipe.role:
                 raise ValueError(f"recipes.{name}.start: '{recipe.start}' is a {start.role}")
@@ -396,12 +439,15 @@ class Config(Settings):
             self.contrastive_settings(name)
         for key, table in self.tables.items():
             for row in table.rows:
-                if row.recipe not in known:
+                if row.recipe is not None and row.recipe not in known:
                     raise ValueError(f"tables.{key}: no recipe is called '{row.recipe}'")
         for key, figure in self.figures.items():
-            for name in figure.lines.values():
-                if name not in self.recipes or self.recipes[name].lambda_pxl == 0:
-                    raise ValueError(f"figures.{key}: no recipe with lambda_pxl > 0 is called '{name}'")
+            for name in figure_recipes(figure):
+                if name not in known:
+                    raise ValueError(f"figures.{key}: no recipe is called '{name}'")
+                shown = self.recipes.get(name)
+                if isinstance(figure, CurvesFigure) and (shown is None or shown.lambda_pxl == 0):
+                    raise ValueError(f"figures.{key}: '{name}' has no L_pxl to show")
         names = ["all", "tables", "figures", *self.tables, *self.figures]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
@@ -409,9 +455,17 @@ class Config(Settings):
         for name in self.targets:
             if name not in {*self.tables, *self.figures}:
                 raise ValueError(f"targets: no table or figure is called '{name}'")
+            if lacking := self.lacking(name):
+                raise ValueError(f"targets: {name} needs {lacking}, which this configuration does not set")
         for title, name in self.evaluate.overlay_recipes.items():
             if name not in known:
                 raise ValueError(f"evaluate.overlay_recipes.{title}: no recipe is called '{name}'")
+        return self
+
+    @model_validator(mode="after")
+    def _variants_are_valid(self) -> Config:
+        for variant in self.students:
+            self.student_settings(variant)
         return self
 
     @model_validator(mode="after")
@@ -426,15 +480,77 @@ class Config(Settings):
                 raise ValueError(f"foundation.{part}: give its training settings, or set {part}.pretrained")
         return self
 
+    def _check_sources(self, name: str, recipe: Recipe) -> None:
+        """What a recipe learns from."""
+        if recipe.lambda_semi > 0 and recipe.pseudo_labels is None and recipe.online is None:
+            raise ValueError(f"recipes.{name}: lambda_semi > 0 needs pseudo_labels or online")
+        if recipe.online is not None and recipe.lambda_semi == 0:
+            raise ValueError(f"recipes.{name}: online has no effect without lambda_semi > 0")
+        if not recipe.labelled and (recipe.pseudo_labels is None or recipe.lambda_semi == 0):
+            raise ValueError(f"recipes.{name}: without labels it needs pseudo_labels and lambda_semi > 0")
+        if recipe.student is not None and recipe.stage != "distill_student":
+            raise ValueError(f"recipes.{name}.student: only distill_student builds a student")
+        online = self.train_settings(name).online
+        if online is not None and online.weighting != "none" and recipe.role == "teacher":
+            raise ValueError(f"recipes.{name}.online.weighting: '{online.weighting}' is for students")
+
+    def lacking(self, target: str) -> str | None:
+        """The setting that a table or figure needs and this experiment does not have, if any."""
+        if target in self.tables:
+            wanted = [(row.recipe, row.percent) for row in self.tables[target].rows]
+        else:
+            wanted = [(name, None) for name in figure_recipes(self.figures[target])]
+        for name, percent in wanted:
+            if percent is not None and percent not in self.budgets:
+                return f"budgets.{percent}"
+            for variant in (self.recipes[other].student for other in self.chain(name)):
+                if variant is not None and variant not in self.students:
+                    return f"students.{variant}"
+        return None
+
+    def chain(self, name: str | None) -> list[str]:
+        """A recipe and those that it starts from or whose pseudo-labels it learns, directly or not."""
+        found: list[str] = []
+        waiting = [name]
+        while waiting:
+            latest = waiting.pop()
+            if latest in self.recipes and latest not in found:
+                found.append(latest)
+                waiting += [self.recipes[latest].start, self.recipes[latest].pseudo_labels]
+        return found
+
     def train_settings(self, recipe_name: str) -> TrainSettings:
         """Training settings of a recipe: its stage's section with the recipe's differences applied."""
         recipe = self.recipes[recipe_name]
-        return _changed(getattr(self, recipe.stage), recipe.train, f"recipes.{recipe_name}.train")
+        settings = _changed(getattr(self, recipe.stage), recipe.train, f"recipes.{recipe_name}.train")
+        online = None
+        if recipe.online is not None:
+            base = settings.online or OnlineSettings()
+            online = _changed(base, recipe.online, f"recipes.{recipe_name}.online")
+            if online.burn_in_steps >= settings.steps:
+                raise ValueError(
+                    f"recipes.{recipe_name}.online.burn_in_steps: {online.burn_in_steps} leaves none of its "
+                    f"{settings.steps} steps; lower {recipe.stage}.online.burn_in_steps"
+                )
+        return settings.model_copy(update={"online": online})
+
+    def student_settings(self, variant: str | None) -> StudentSettings:
+        """The student, or a variant of it."""
+        if variant is None:
+            return self.student
+        return _changed(self.student, self.students[variant], f"students.{variant}")
 
     def contrastive_settings(self, recipe_name: str) -> ContrastiveSettings:
         """Settings of L_pxl of a recipe: the experiment's with the recipe's differences applied."""
         changes = self.recipes[recipe_name].contrastive
         return _changed(self.contrastive, changes, f"recipes.{recipe_name}.contrastive")
+
+
+def figure_recipes(figure: Figure) -> list[str]:
+    """The recipes that a figure shows."""
+    if isinstance(figure, CurvesFigure):
+        return list(figure.lines.values())
+    return [figure.before, figure.after] if isinstance(figure, BiasFigure) else []
 
 
 def _changed(base: Kind, changes: dict[str, Any], where: str) -> Kind:
@@ -453,5 +569,7 @@ def describe(error: ValidationError) -> str:
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             message = "unknown key"
+        elif problem["type"] == "union_tag_not_found":
+            message = f"set its {problem['ctx']['discriminator']}".replace("'", "`")
         lines.append(f"{key}: {message}" if key else message)
     return "; ".join(lines)

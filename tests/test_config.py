@@ -69,7 +69,7 @@ def test_recipes_tables_and_figures_are_added_to():
     recipe = {"stage": "refine_student", "start": "student_supervised_finetune"}
     row = {"role": "student", "method": "sup", "data": "labelled", "recipe": "student_refined_only"}
     table = {"title": "Own", "reported": "table1_main", "rows": [row]}
-    figure = {"title": "Own", "lines": {"CAST": "student_cast_transfer"}}
+    figure = {"kind": "curves", "title": "Own", "lines": {"CAST": "student_cast_transfer"}}
     config = changed(
         recipes={"student_refined_only": recipe}, tables={"own": table}, figures={"curves": figure}
     )
@@ -84,11 +84,17 @@ def test_recipes_tables_and_figures_are_added_to():
         ({"targets": ["table9"]}, "targets: no table or figure is called 'table9'"),
         (
             {"figures": {"figure3": {"lines": {"control": "student_pseudo_labels"}}}},
-            "figures.figure3: no recipe with lambda_pxl > 0 is called 'student_pseudo_labels'",
+            "figures.figure3: 'student_pseudo_labels' has no L_pxl to show",
         ),
-        ({"figures": {"table1": {"title": "", "lines": {}}}}, "'table1' names two targets"),
+        ({"figures": {"table1": {"kind": "curves", "title": "", "lines": {}}}}, "'table1' names two targets"),
+        ({"figures": {"own": {"title": ""}}}, "figures.own: set its `kind`"),
+        ({"figures": {"figure5": {"after": "nobody"}}}, "figures.figure5: no recipe is called 'nobody'"),
+        (
+            {"targets": ["table6"], "budgets": {7: {}}, "extends": "nuclei.yaml", "data_root": "."},
+            "table6 needs budgets.5",
+        ),
         ({"tables": {"all": {"title": "", "rows": []}}}, "'all' names two targets"),
-        ({"figures": {"Figure 3": {"title": "", "lines": {}}}}, "figures.Figure 3"),
+        ({"figures": {"Figure 3": {"kind": "curves", "title": "", "lines": {}}}}, "figures.Figure 3"),
     ],
 )
 def test_targets_must_exist(changes, message):
@@ -99,7 +105,8 @@ def test_targets_must_exist(changes, message):
 def test_a_recipe_changes_its_stage_settings():
     config = changed(recipes={"student_cast_transfer": {"train": {"steps": 7}}})
     assert config.train_settings("student_cast_transfer").steps == 7
-    assert config.train_settings("student_supervised_finetune") == config.distill_student
+    own = config.distill_student.model_copy(update={"online": None})
+    assert config.train_settings("student_supervised_finetune") == own
 
 
 def test_a_recipe_changes_the_settings_of_its_contrastive_loss():
@@ -117,6 +124,48 @@ def test_controls_take_as_many_steps_as_what_they_control():
         recipes = [name for name, recipe in config.recipes.items() if recipe.stage == stage]
         assert len(recipes) > 1
         assert {config.train_settings(name).steps for name in recipes} == {getattr(config, stage).steps}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"lambda_semi": 1.0}, "needs pseudo_labels or online"),
+        ({"online": {}}, "online has no effect without lambda_semi > 0"),
+        ({"labelled": False}, "without labels it needs pseudo_labels and lambda_semi > 0"),
+        ({"lambda_semi": 1.0, "online": {"burn_in_steps": 10**9}}, "leaves none of its"),
+        ({"lambda_semi": 1.0, "online": {"threshold": 1}}, "own.online: threshold: unknown key"),
+        ({"stage": "refine_student", "student": "fpn"}, "only distill_student builds a student"),
+        (
+            {"stage": "adapt_teacher", "lambda_semi": 1.0, "online": {"weighting": "quality"}},
+            "'quality' is for students",
+        ),
+    ],
+)
+def test_a_recipe_says_what_it_learns_from(recipe, message):
+    with pytest.raises(CastError, match=re.escape(message)):
+        changed(recipes={"own": {"stage": "distill_student"} | recipe})
+
+
+def test_online_settings_reach_only_the_recipes_that_use_them():
+    config = changed()
+    assert config.distill_student.online is not None
+    assert config.train_settings("student_cast_transfer").online is None
+    guided, pais = (
+        config.train_settings(f"student_{name}").online for name in ("guided_distillation", "pais")
+    )
+    assert guided == config.distill_student.online
+    assert pais == guided.model_copy(update={"score_threshold": 0.1, "weighting": "quality"})
+
+
+def test_a_chain_holds_all_that_a_recipe_rests_on():
+    config = changed()
+    assert set(config.chain("student_cast_refined")) == {
+        "student_cast_refined",
+        "student_cast_transfer",
+        "teacher_cast",
+        "teacher_labels_only",
+    }
+    assert config.chain("foundation") == []
 
 
 def test_merging_leaves_its_arguments_alone():

@@ -19,10 +19,12 @@ class Target:
     Attributes:
         masks: bool (N, H, W).
         labels: int64 (N,), class indices 0 … C-1.
+        weights: float32 (N, 2), what each instance's class and mask terms count; all fully when None.
     """
 
     masks: Tensor
     labels: Tensor
+    weights: Tensor | None = None
 
     @property
     def boxes(self) -> Tensor:
@@ -31,7 +33,8 @@ class Target:
 
     def to(self, device: torch.device) -> Target:
         """A copy on `device`."""
-        return Target(self.masks.to(device), self.labels.to(device))
+        weights = None if self.weights is None else self.weights.to(device)
+        return Target(self.masks.to(device), self.labels.to(device), weights)
 
 
 @dataclass
@@ -62,6 +65,16 @@ class Batch:
             self.image_ids[:number],
         )
 
+    def images(self, keep: list[int]) -> Batch:
+        """Those at these places."""
+        return Batch(
+            self.weak_images[keep],
+            self.strong_images[keep],
+            [self.targets[place] for place in keep],
+            self.valid[keep],
+            [self.image_ids[place] for place in keep],
+        )
+
     def to(self, device: torch.device) -> Batch:
         """A copy on `device`."""
         return Batch(
@@ -81,18 +94,22 @@ class Instances:
         masks: bool (N, H, W) at the image's own size.
         labels: int64 (N,), class indices 0 … C-1.
         scores: float32 (N,) in 0 … 1.
+        confidences: float32 (N, 2), class score and predicted mask IoU, of which the score is made; None
+            where windows were merged.
     """
 
     masks: Tensor
     labels: Tensor
     scores: Tensor
+    confidences: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, keep: Tensor) -> Instances:
         """Those selected by a boolean mask or by indices."""
-        return Instances(self.masks[keep], self.labels[keep], self.scores[keep])
+        confidences = None if self.confidences is None else self.confidences[keep]
+        return Instances(self.masks[keep], self.labels[keep], self.scores[keep], confidences)
 
     @staticmethod
     def empty(height: int, width: int) -> Instances:
@@ -101,6 +118,7 @@ class Instances:
             torch.zeros(0, height, width, dtype=torch.bool),
             torch.zeros(0, dtype=torch.int64),
             torch.zeros(0),
+            torch.zeros(0, 2),
         )
 
 

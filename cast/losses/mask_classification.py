@@ -7,6 +7,7 @@ layers, P points, H×W pixels of the targets, h×w cells of the mask logits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 import torch.distributed
@@ -79,7 +80,12 @@ class MaskClassificationCriterion(nn.Module):
             logits.flatten(0, 2), truth.flatten(), weight=self.class_weights, reduction="none"
         )
         weights = self.class_weights[truth].flatten(1).sum(1)
-        return (losses.view(len(logits), -1).sum(1) / weights).sum()
+        losses = losses.view(logits.shape[:3])
+        counted = instance_weights(targets, "class")
+        if counted is not None:
+            pairs = (matches.layers, matches.images, matches.queries)
+            losses = losses.index_put(pairs, losses[pairs] * counted[matches.instances])
+        return (losses.flatten(1).sum(1) / weights).sum()
 
     def _mask_losses(
         self, mask_logits: Sequence[Tensor], targets: Sequence[Target], matches: Matches
@@ -97,8 +103,12 @@ class MaskClassificationCriterion(nn.Module):
             points = uncertain_points(logits, self.settings)
             truth = sample_masks(masks[matches.instances], points)
         sampled = sample_logits(logits[:, None], points)[:, 0]
-        mask = F.binary_cross_entropy_with_logits(sampled, truth, reduction="none").mean(1).sum() / count
-        return mask, dice_loss(sampled, truth).sum() / count
+        mask = F.binary_cross_entropy_with_logits(sampled, truth, reduction="none").mean(1)
+        dice = dice_loss(sampled, truth)
+        counted = instance_weights(targets, "mask")
+        if counted is not None:
+            mask, dice = mask * counted[matches.instances], dice * counted[matches.instances]
+        return mask.sum() / count, dice.sum() / count
 
     def _semantic_loss(self, logits: Tensor | None, targets: Sequence[Target]) -> Tensor:
         if logits is None:
@@ -140,6 +150,25 @@ def instance_count(targets: Sequence[Target], device: torch.device) -> Tensor:
         torch.distributed.all_reduce(count)
         count = count / torch.distributed.get_world_size()
     return count.clamp(min=1)
+
+
+def instance_weights(targets: Sequence[Target], term: Literal["class", "mask"]) -> Tensor | None:
+    """What each instance of all images counts in the class or mask terms, (N,); None where all count fully.
+
+    Unmatched queries always count fully, and the terms are still divided by the number of instances: PAIS
+    (arXiv 2308.05359) weakens what it is unsure of, and strengthens nothing in its place.
+    """
+    if all(target.weights is None for target in targets):
+        return None
+    column = ("class", "mask").index(term)
+    return torch.cat(
+        [
+            torch.ones(len(target.labels), device=target.labels.device)
+            if target.weights is None
+            else target.weights[:, column]
+            for target in targets
+        ]
+    )
 
 
 def semantic_map(target: Target, size: Sequence[int], background: int) -> Tensor:

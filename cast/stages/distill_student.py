@@ -10,7 +10,7 @@ from cast.config import StudentSettings
 from cast.config_files import parse
 from cast.data.coco import read_coco
 from cast.losses.mask_classification import MaskClassificationCriterion
-from cast.stages.training import StudentRun, fit, seed_run
+from cast.stages.training import StudentRun, TrainingData, fit, seed_run
 from cast.student.encoder import load_encoder_weights
 from cast.student.learner import StudentLearner
 from cast.student.model import Student, save_student
@@ -30,7 +30,7 @@ def run(
     Args:
         settings: of a `DistillRun`.
         start: folder of encoder weights.
-        split: folder with labelled.json.
+        split: folder with labelled.json and, for runs that label as they train, unlabelled.json.
         pseudo_labels: pseudo-labels of the unlabelled images, or None.
         seed: seed of the run.
         out: student folder to make.
@@ -40,9 +40,10 @@ def run(
     with artefact_folder(out, "distill_student", settings, inputs, seed) as folder:
         seed_run(seed)
         labelled = read_coco(split / "labelled.json")
+        data = TrainingData(labelled, pseudo_labels, split / "unlabelled.json")
         student = Student(student_run.student, len(labelled.class_names))
         load_encoder_weights(student, start)
         criterion = MaskClassificationCriterion(student_run.criterion, len(labelled.class_names))
         learner = StudentLearner(student, criterion, student_run.contrastive.feature_map)
-        trained = fit(student, learner, student_run, labelled, pseudo_labels, seed, folder)
+        trained = fit(student, learner, student_run, data, seed, folder)
         save_student(trained, folder, labelled.class_names)

@@ -12,7 +12,7 @@ from cast.data.coco import read_coco
 from cast.errors import CastError
 from cast.evaluation.cityscapes import evaluate_cityscapes
 from cast.evaluation.coco import evaluate_masks
-from cast.stages.prediction import load_model, predict, write_predictions
+from cast.stages.prediction import load_model, model_inputs, predict, write_predictions
 
 
 class EvaluateRun(Settings):
@@ -44,8 +44,7 @@ def run(settings: dict[str, Any], model: Path, data: Path, out: Path) -> None:
             "data.validation_annotations"
         )
     network = load_model(model, evaluation.role, truth.class_names)
-    models = [model / "detector", model / "segmenter"] if evaluation.role == "teacher" else [model]
-    inputs = [*(folder for folder in models if (folder / "manifest.json").exists()), data]
+    inputs = [*model_inputs(model, evaluation.role), data]
     with artefact_folder(out, "evaluate", settings, inputs) as folder:
         annotations = predict(
             network, truth, evaluation.inference, evaluation.reading, f"evaluate {out.name}"

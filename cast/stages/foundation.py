@@ -22,7 +22,7 @@ from cast.data.coco import CocoData, read_coco
 from cast.errors import CastError
 from cast.losses.mask_classification import MaskClassificationCriterion
 from cast.losses.objective import Learner
-from cast.stages.training import TrainingRun, fit, seed_run
+from cast.stages.training import TrainingData, TrainingRun, fit, seed_run
 from cast.student.encoder import save_encoder
 from cast.student.learner import StudentLearner
 from cast.student.model import Student
@@ -114,4 +114,4 @@ def _trained(
         contrastive=ContrastiveSettings(),
         reading=part.reading,
     )
-    return fit(model, learner, source_run, data, None, FOUNDATION_SEED, folder)
+    return fit(model, learner, source_run, TrainingData(data), FOUNDATION_SEED, folder)

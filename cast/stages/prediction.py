@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from cast.artefacts import MANIFEST
 from cast.config import InferenceSettings, Reading
 from cast.data.batch import Instances
 from cast.data.coco import Annotation, CocoData, write_coco
@@ -47,6 +48,12 @@ def load_model(folder: Path, role: str, class_names: list[str]) -> Predictor:
     from cast.student.model import load_student
 
     return load_student(folder).eval().to(device)
+
+
+def model_inputs(folder: Path, role: str) -> list[Path]:
+    """What a manifest names as the model: its folder, or of the foundation's teacher those of its parts."""
+    folders = [folder, *([folder / "detector", folder / "segmenter"] if role == "teacher" else [])]
+    return [path for path in folders if (path / MANIFEST).exists()]
 
 
 def predict(

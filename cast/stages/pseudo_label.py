@@ -1,10 +1,10 @@
-"""Label the unlabelled images with a teacher, and audit the labels where the truth is known."""
+"""Label the unlabelled images with a model, and audit the labels where the truth is known."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cast.artefacts import artefact_folder, write_json
 from cast.config import InferenceSettings, PseudoLabelSettings, Reading, Settings
@@ -12,34 +12,38 @@ from cast.config_files import parse
 from cast.data.coco import Annotation, read_coco
 from cast.data.pseudo_labels import calibrate_threshold, select
 from cast.evaluation.pseudo_label_audit import audit, audit_table
-from cast.stages.prediction import load_model, predict, write_predictions
+from cast.stages.prediction import load_model, model_inputs, predict, write_predictions
 
 
 class PseudoLabelRun(Settings):
     """Settings of one pseudo-labelling."""
 
+    role: Literal["teacher", "student"]
     pseudo_label: PseudoLabelSettings
     inference: InferenceSettings
     reading: Reading
 
 
 def run(settings: dict[str, Any], model: Path, split: Path, out: Path) -> None:
-    """Write pseudo_labels.json, and audit.json and audit.csv where the split knows the hidden truth.
+    """Write candidates.json (all predictions), pseudo_labels.json (those kept) and their audit.
+
+    audit.json and audit.csv are written where the split knows the hidden truth.
 
     Args:
         settings: of a `PseudoLabelRun`.
-        model: teacher folder.
+        model: teacher or student folder.
         split: folder with labelled.json, unlabelled.json and, where the truth is known, hidden.json.
         out: folder to make.
     """
     labelling = parse(PseudoLabelRun, settings)
     labelled, unlabelled = read_coco(split / "labelled.json"), read_coco(split / "unlabelled.json")
-    teacher = load_model(model, "teacher", labelled.class_names)
-    inputs = [model / "detector", model / "segmenter"] if model.name == "teacher" else [model]
-    with artefact_folder(out, "pseudo_label", settings, [*inputs, split]) as folder:
+    network = load_model(model, labelling.role, labelled.class_names)
+    inputs = [*model_inputs(model, labelling.role), split]
+    with artefact_folder(out, "pseudo_label", settings, inputs) as folder:
         candidates = predict(
-            teacher, unlabelled, labelling.inference, labelling.reading, f"pseudo_label {out.name}"
+            network, unlabelled, labelling.inference, labelling.reading, f"pseudo_label {out.name}"
         )
+        write_predictions(folder / "candidates.json", unlabelled, candidates)
         threshold = labelling.pseudo_label.score_threshold
         if threshold == "auto":
             # Read off the unlabelled images: on labelled ones, already learnt, the scores are higher.

@@ -9,7 +9,7 @@ from cast.artefacts import artefact_folder
 from cast.config_files import parse
 from cast.data.coco import read_coco
 from cast.losses.mask_classification import MaskClassificationCriterion
-from cast.stages.training import StudentRun, fit, seed_run
+from cast.stages.training import StudentRun, TrainingData, fit, seed_run
 from cast.student.learner import StudentLearner
 from cast.student.model import load_student, save_student
 
@@ -22,7 +22,7 @@ def run(
     Args:
         settings: of a `StudentRun`.
         start: student folder.
-        split: folder with labelled.json.
+        split: folder with labelled.json and, for runs that label as they train, unlabelled.json.
         pseudo_labels: pseudo-labels of the unlabelled images, or None (the paper's refinement has none).
         seed: seed of the run.
         out: student folder to make.
@@ -32,8 +32,9 @@ def run(
     with artefact_folder(out, "refine_student", settings, inputs, seed) as folder:
         seed_run(seed)
         labelled = read_coco(split / "labelled.json")
+        data = TrainingData(labelled, pseudo_labels, split / "unlabelled.json")
         student = load_student(start)
         criterion = MaskClassificationCriterion(student_run.criterion, len(labelled.class_names))
         learner = StudentLearner(student, criterion, student_run.contrastive.feature_map)
-        trained = fit(student, learner, student_run, labelled, pseudo_labels, seed, folder)
+        trained = fit(student, learner, student_run, data, seed, folder)
         save_student(trained, folder, labelled.class_names)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_fabric import seed_everything
@@ -10,13 +13,16 @@ from lightning_fabric import seed_everything
 from cast.config import (
     ContrastiveSettings,
     CriterionSettings,
+    InferenceSettings,
     Reading,
     Settings,
     TeacherLossSettings,
     TrainSettings,
 )
+from cast.data.batch import Batch
 from cast.data.coco import CocoData, read_coco
 from cast.data.loader import training_batches
+from cast.errors import CastError
 from cast.losses.debiased_negatives import Sampling
 from cast.losses.objective import Learner, Objective
 from cast.training.loop import Model, train
@@ -29,7 +35,9 @@ class TrainingRun(Settings):
     lambda_semi: float
     lambda_pxl: float
     sampling: Sampling
+    labelled: bool = True  # False: D_l = ∅
     train: TrainSettings
+    inference: InferenceSettings | None = None  # how the model labels images in training, where it does
     contrastive: ContrastiveSettings
     reading: Reading
 
@@ -46,14 +54,23 @@ class StudentRun(TrainingRun):
     criterion: CriterionSettings
 
 
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run learns from.
+
+    Attributes:
+        labelled: D_l.
+        pseudo_labels: COCO JSON of D_u with pseudo-labels, if it has any.
+        unlabelled: COCO JSON of D_u, for runs that label it themselves.
+    """
+
+    labelled: CocoData
+    pseudo_labels: Path | None = None
+    unlabelled: Path | None = None
+
+
 def fit(
-    model: Model,
-    learner: Learner,
-    run: TrainingRun,
-    labelled: CocoData,
-    pseudo_labels: Path | None,
-    seed: int,
-    folder: Path,
+    model: Model, learner: Learner, run: TrainingRun, data: TrainingData, seed: int, folder: Path
 ) -> Model:
     """Minimise J for one recipe and return the trained model.
 
@@ -61,34 +78,63 @@ def fit(
         model: the network inside `learner`.
         learner: the network with its supervised loss.
         run: the recipe's settings.
-        labelled: D_l.
-        pseudo_labels: COCO JSON of D_u, or None.
+        data: D_l and D_u.
         seed: of the batches and all other randomness.
         folder: where training.csv goes.
+
+    Raises:
+        CastError: a run without labels has no pseudo-labels either.
     """
-    unlabelled = _usable(pseudo_labels) if pseudo_labels is not None else None
     objective = Objective(
         learner, run.lambda_semi, run.lambda_pxl, run.sampling, run.contrastive, run.train.strong_labelled
     )
-    label = f"{run.recipe} seed {seed}"
-    labelled_size, unlabelled_size = run.train.labelled_batch, run.train.unlabelled_batch
-    if unlabelled is None:
-        labelled_size, unlabelled_size = labelled_size + unlabelled_size, 0
-    strong = run.lambda_pxl > 0 or run.train.strong_labelled
-    batches = training_batches(labelled, run.train, labelled_size, seed, run.reading, strong)
-    unlabelled_batches = None
-    if unlabelled is not None and unlabelled_size > 0:
-        unlabelled_batches = training_batches(unlabelled, run.train, unlabelled_size, seed + 1, run.reading)
+    labelled, unlabelled = _batches(run, data, seed)
+    label, log = f"{run.recipe} seed {seed}", folder / "training.csv"
     return train(
-        model,
-        objective,
-        batches,
-        unlabelled_batches,
-        run.train,
-        run.contrastive,
-        label,
-        folder / "training.csv",
+        model, objective, labelled, unlabelled, run.train, run.contrastive, label, log, run.inference
     )
+
+
+def _batches(
+    run: TrainingRun, data: TrainingData, seed: int
+) -> tuple[Iterator[Batch] | None, Iterator[Batch | None] | None]:
+    """Endless batches of D_l and D_u; where one of them is missing, the other fills the whole batch."""
+    labelled_size, unlabelled_size = run.train.labelled_batch, run.train.unlabelled_batch
+    pseudo = _usable(data.pseudo_labels) if data.pseudo_labels is not None else None
+    online = run.train.online
+    if (pseudo is None and online is None) or unlabelled_size == 0:
+        labelled_size, unlabelled_size = labelled_size + unlabelled_size, 0
+    if not run.labelled:
+        if pseudo is None:
+            raise CastError(f"{data.pseudo_labels}: holds no pseudo-label, and {run.recipe} learns no others")
+        labelled_size, unlabelled_size = 0, labelled_size + unlabelled_size
+
+    def batches(part: CocoData, size: int, own_seed: int, strong: bool, start: int = 0) -> Iterator[Batch]:
+        return training_batches(part, run.train, size, own_seed, run.reading, strong, start)
+
+    labelled: Iterator[Batch] | None = None
+    unlabelled: Iterator[Batch | None] | None = None
+    if labelled_size > 0:
+        strong = run.lambda_pxl > 0 or run.train.strong_labelled
+        labelled = batches(data.labelled, labelled_size, seed, strong)
+    if unlabelled_size > 0 and online is None:
+        assert pseudo is not None
+        unlabelled = batches(pseudo, unlabelled_size, seed + 1, True)
+    elif unlabelled_size > 0 and online is not None:
+        assert data.unlabelled is not None
+        burn_in = online.burn_in_steps * run.train.accumulate
+        before: Iterator[Batch | None] = itertools.repeat(None)
+        if pseudo is not None:
+            before = batches(pseudo, unlabelled_size, seed + 1, True)
+        after = batches(read_coco(data.unlabelled), unlabelled_size, seed + 1, True, burn_in)
+        unlabelled = _joined(before, burn_in, after)
+    return labelled, unlabelled
+
+
+def _joined(before: Iterator[Batch | None], count: int, after: Iterator[Batch]) -> Iterator[Batch | None]:
+    """`count` items of the first iterator, then the second."""
+    yield from itertools.islice(before, count)
+    yield from after
 
 
 def seed_run(seed: int) -> None:
@@ -106,7 +152,7 @@ def _usable(path: Path) -> CocoData | None:
     with_labels = data.subset([image.id for image in data.images if data.annotations_of(image.id)])
     if not with_labels.images:
         print(
-            f"warning: {path}: no pseudo-label is above the threshold; training on the labelled images alone",
+            f"warning: {path}: no pseudo-label is above the threshold; training without it",
             file=sys.stderr,
             flush=True,
         )

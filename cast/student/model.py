@@ -157,7 +157,8 @@ def _instances(
     ]
     if not chunks:
         return Instances.empty(height, width)
-    found = Instances(torch.cat(chunks), labels.cpu(), scores.cpu())
+    confidences = torch.stack([probabilities.flatten()[order], quality[queries]], 1)
+    found = Instances(torch.cat(chunks), labels.cpu(), scores.cpu(), confidences.cpu())
     return found[found.masks.flatten(1).any(1)]
 
 

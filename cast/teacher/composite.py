@@ -112,7 +112,9 @@ def _instances(
             for part in mask_logits.split(inference.prompt_chunk)
         ]
     )
-    scores = detections.scores * predicted_iou.float().clamp(0, 1).sqrt()
+    quality = predicted_iou.float().clamp(0, 1)
+    scores = detections.scores * quality.sqrt()
     keep = (masks.flatten(1).any(1) & (scores >= inference.score_threshold)).nonzero()[:, 0]
     order = keep[scores[keep].argsort(descending=True, stable=True)]
-    return Instances(masks, detections.labels, scores)[order]
+    confidences = torch.stack([detections.scores, quality], 1)
+    return Instances(masks, detections.labels, scores, confidences)[order]

@@ -12,17 +12,18 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from cast.config import ContrastiveSettings, TrainSettings
+from cast.config import ContrastiveSettings, InferenceSettings, TrainSettings
 from cast.data.batch import Batch
 from cast.errors import CastError
 from cast.losses.contrastive_diagnostics import diagnose
 from cast.losses.objective import Objective, Terms
 from cast.losses.pixel_contrastive import temperature_at
 from cast.training.ema import build_ema
+from cast.training.online_labels import OnlineLabeller
 from cast.training.optimizer import build_optimizer, build_schedule
 from cast.training.progress import Progress
 
-Batches = Iterator[Batch] | None
+Batches = Iterator[Batch] | Iterator[Batch | None] | None
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -35,6 +36,7 @@ def train(
     contrastive: ContrastiveSettings,
     label: str,
     log_path: Path,
+    inference: InferenceSettings | None = None,
 ) -> Model:
     """Minimise J for `settings.steps` optimiser steps.
 
@@ -42,11 +44,13 @@ def train(
         model: the network inside `objective.learner`; parameter-name prefixes refer to it.
         objective: J with its weights.
         labelled: endless batches of D_l, or None.
-        unlabelled: endless batches of D_u with pseudo-labels, or None.
+        unlabelled: endless batches of D_u with pseudo-labels, or None; with `settings.online` it may give
+            None for a step of the burn-in, and what follows the burn-in is labelled here.
         settings: schedule, optimiser, precision.
         contrastive: temperature schedule of L_pxl.
         label: what the progress lines are headed with.
         log_path: CSV of the losses and diagnostics over steps; TensorBoard's event file goes beside it.
+        inference: how the model predicts, for `settings.online`.
 
     Returns:
         The model with its averaged weights (EMA) where the settings ask for them, in eval mode on the CPU.
@@ -57,17 +61,25 @@ def train(
     fabric = Fabric(accelerator="auto", devices=1, precision=settings.precision)
     optimizer = build_optimizer(model, settings, objective.head.parameters() if objective.head else ())
     schedule = build_schedule(optimizer, settings)
-    ema = build_ema(model, settings.ema_decay)
+    online = settings.online
+    ema = build_ema(model, settings.ema_decay if online is None else online.ema_decay)
     wrapped, optimizer = fabric.setup(objective, optimizer)
     if ema is not None:
         ema.to(fabric.device)
     wrapped.train()
+    labeller, burn_in = None, 0
+    if online is not None:
+        assert ema is not None and inference is not None
+        labeller, burn_in = OnlineLabeller(ema.module, online, inference), online.burn_in_steps
     sources = (labelled, unlabelled)
     log = TrainingLog(log_path, label, settings)
     for step in range(settings.steps):
         temperature = temperature_at(step, settings.steps, contrastive)
         for micro_step in range(settings.accumulate):
-            batches = [next(source).to(fabric.device) if source else None for source in sources]
+            batches = [_on_device(source, fabric.device) for source in sources]
+            if labeller is not None and step >= burn_in and batches[1] is not None:
+                with fabric.autocast():
+                    batches[1] = labeller(batches[1])
             with fabric.no_backward_sync(wrapped, enabled=micro_step < settings.accumulate - 1):
                 terms: Terms = wrapped(batches[0], batches[1], temperature)
                 fabric.backward(terms.total / settings.accumulate)
@@ -75,12 +87,19 @@ def train(
             fabric.clip_gradients(wrapped, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        done = step + 1
         log.add(step, terms, batches, optimizer.param_groups[-1]["lr"])
         schedule.step()
-        if ema is not None:
+        # Online labels begin with a copy of the weights that the burn-in ends with.
+        if ema is not None and done >= burn_in:
             ema.update_parameters(model)
     trained = model if ema is None else cast(Model, ema.module)
     return trained.cpu().eval()
+
+
+def _on_device(source: Batches, device: torch.device) -> Batch | None:
+    batch = next(source) if source is not None else None
+    return None if batch is None else batch.to(device)
 
 
 class TrainingLog:

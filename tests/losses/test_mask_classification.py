@@ -179,3 +179,44 @@ def test_instances_are_counted_across_ranks(monkeypatch):
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda count: count.add_(3))
     assert instance_count([TWO], torch.device("cpu")) == 2.5
+
+
+def random_output():
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.randn(1, 5, SIDE, SIDE, generator=generator)
+    return output(masks, torch.randn(1, 5, CLASSES + 1, generator=generator), layers=2)
+
+
+def losses_of(predicted, target):
+    torch.manual_seed(0)  # the same points
+    return {name: loss.item() for name, loss in criterion()(predicted, [target]).items()}
+
+
+def weighted(target, weights):
+    return Target(target.masks, target.labels, torch.tensor(weights))
+
+
+def test_weights_scale_what_each_pseudo_instance_adds():
+    """PAIS: class and mask terms are linear in an instance's class score and predicted mask IoU."""
+    predicted = random_output()
+    plain = losses_of(predicted, TWO)
+    assert losses_of(predicted, weighted(TWO, [[1.0, 1.0], [1.0, 1.0]])) == plain
+    none = losses_of(predicted, weighted(TWO, [[0.0, 0.0], [0.0, 0.0]]))
+    half = losses_of(predicted, weighted(TWO, [[0.5, 0.25], [0.5, 0.25]]))
+    assert none["mask"] == none["dice"] == 0
+    assert 0 < none["class"] < plain["class"]  # what queries without an instance add
+    for name, share in (("class", 0.5), ("mask", 0.25), ("dice", 0.25)):
+        expected = none[name] + share * (plain[name] - none[name])
+        assert half[name] == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_belong_to_their_own_instance():
+    predicted = random_output()
+    first, second, both = (
+        losses_of(predicted, weighted(TWO, weights))
+        for weights in ([[1.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]])
+    )
+    none = losses_of(predicted, weighted(TWO, [[0.0, 0.0], [0.0, 0.0]]))
+    for name in ("class", "mask", "dice"):
+        assert first[name] + second[name] - none[name] == pytest.approx(both[name], rel=1e-5)
+        assert first[name] != pytest.approx(second[name], rel=1e-3)
