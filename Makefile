@@ -37,8 +37,8 @@ help: ## this list
 demo: $(STAMP) ## train, adapt, distil, refine and compare on drawn street scenes (20 minutes on two cores)
 	@SECONDS=0; \
 	snakemake --cores $(CORES) --quiet host reason rules --prioritize results/demo/$(TEACHER_CHAIN) $(ARGS) && \
-	printf '\n%s\n\n' "$$(cat results/demo/tables/table1.md)" && \
-	echo "table    results/demo/tables/table1.csv (also .md, .tex)" && \
+	printf '\n%s\n\n' "$$(cat results/demo/tables/summary.md)" && \
+	echo "table    results/demo/tables/summary.csv (also .md, .tex)" && \
 	echo "figure   results/demo/figures/overlays.png" && \
 	echo "time     $$((SECONDS / 60)) min $$((SECONDS % 60)) s"
 

@@ -38,12 +38,15 @@ include: "workflow/rules/refine_student.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/tabulate.smk"
 include: "workflow/rules/curves.smk"
+include: "workflow/rules/bias.smk"
+include: "workflow/rules/efficiency.smk"
 include: "workflow/rules/overlay.smk"
 
 
 localrules:
     tabulate,
     curves,
+    bias,
     overlay,
 
 

@@ -6,17 +6,20 @@ The workflow's rules ask here and hold no logic of their own. Importing this doe
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cast.config import (
     Ade20kFolder,
+    BiasFigure,
     CityscapesFolder,
     CocoFolder,
     Config,
     ContrastiveSettings,
+    CurvesFigure,
     Data,
     Settings,
+    SplitSettings,
     UserData,
 )
 from cast.errors import CastError
@@ -24,6 +27,8 @@ from cast.errors import CastError
 FOUNDATION = "foundation"
 TEACHER_PARTS = ("teacher/detector", "teacher/segmenter")
 STUDENT_PART = "student_encoder"
+# Settings of the student that shape its encoder's weights.
+ENCODER_KEYS = {"encoder", "encoder_args", "encoder_pretrained", "encoder_blocks"}
 TRAINING_STAGES = ("adapt_teacher", "distill_student", "refine_student")
 
 Wildcards = Mapping[str, str]
@@ -32,8 +37,9 @@ Wildcards = Mapping[str, str]
 class Plan:
     """Paths, inputs and settings of every job of one experiment.
 
-    Methods that take ``wildcards`` are Snakemake's input functions: they receive the values of
-    ``seed``, ``recipe``, ``part``, ``domain``, ``table`` or ``figure`` that the wanted output names.
+    Methods that take ``wildcards`` are Snakemake's input functions: they receive the values of ``seed``,
+    ``budget``, ``recipe``, ``part``, ``domain``, ``table`` or ``figure`` that the wanted output names.
+    ``budget`` is empty for the experiment's own split, or ``_5percent`` for that of ``budgets: {5: …}``.
     """
 
     def __init__(self, config: Config, config_folder: str) -> None:
@@ -48,10 +54,16 @@ class Plan:
     def targets(self) -> dict[str, list[str]]:
         """Files by target of the workflow: each table and figure, `tables`, `figures`, and `all`.
 
-        `all` is what the configuration names as its targets and, where configured, the overlays.
+        `all` is what the configuration names as its targets and, where configured, the overlays. A table or
+        figure that needs students or label budgets which the configuration does not define is no target.
         """
-        tables = {name: [f"{self.root}/tables/{name}.csv"] for name in self.config.tables}
-        figures = {name: [f"{self.root}/figures/{name}.png"] for name in self.config.figures}
+        config = self.config
+        tables = {
+            name: [f"{self.root}/tables/{name}.csv"] for name in config.tables if not config.lacking(name)
+        }
+        figures = {
+            name: [f"{self.root}/figures/{name}.png"] for name in config.figures if not config.lacking(name)
+        }
         overlays = [f"{self.root}/figures/overlays.png"] if self.config.evaluate.overlay_recipes else []
         wanted = [file for name in self.config.targets for file in (tables | figures)[name]]
         return {
@@ -72,9 +84,19 @@ class Plan:
         return [FOUNDATION, *self.config.recipes]
 
     @property
-    def teachers(self) -> list[str]:
-        """Names of the models that can make pseudo-labels."""
-        return [name for name in self.models if self.role(name) == "teacher"]
+    def budgets(self) -> list[str]:
+        """Values of the wildcard of that name."""
+        return ["", *(self._budget(percent) for percent in self.config.budgets if self._budget(percent))]
+
+    @property
+    def parts(self) -> list[str]:
+        """The foundation's parts: both of the teacher's, and the encoder of every student."""
+        encoders = (self._encoder_part(variant) for variant in (None, *self.config.students))
+        return [*TEACHER_PARTS, *dict.fromkeys(encoders)]
+
+    def figures(self, kind: str) -> list[str]:
+        """Names of the figures of one kind."""
+        return [name for name, figure in self.config.figures.items() if figure.kind == kind]
 
     def role(self, recipe: str) -> str:
         """Whether a recipe makes a teacher or a student; the foundation model is a teacher."""
@@ -82,22 +104,26 @@ class Plan:
 
     # --- where things lie -----------------------------------------------------------------------------------
 
-    def model_folder(self, recipe: str, seed: str) -> str:
+    def run_folder(self, seed: int | str, budget: str = "") -> str:
+        """Folder of all that follows from one split."""
+        return f"{self.root}/seed{seed}{budget}"
+
+    def model_folder(self, recipe: str, seed: int | str, budget: str = "") -> str:
         """Folder of a recipe's model; of `foundation`, the teacher's."""
         if recipe == FOUNDATION:
             return f"{self.root}/foundation/teacher"
-        return f"{self.root}/seed{seed}/{self.config.recipes[recipe].stage}/{recipe}"
+        return f"{self.run_folder(seed, budget)}/{self.config.recipes[recipe].stage}/{recipe}"
 
     def start_folder(self, wildcards: Wildcards) -> str:
         """Folder of the weights that a training run starts from."""
         recipe = self.config.recipes[wildcards["recipe"]]
         if recipe.start == FOUNDATION and recipe.role == "student":
-            return f"{self.root}/foundation/{STUDENT_PART}"
-        return self.model_folder(recipe.start, wildcards["seed"])
+            return f"{self.root}/foundation/{self._encoder_part(recipe.student)}"
+        return self.model_folder(recipe.start, wildcards["seed"], wildcards.get("budget", ""))
 
     def evaluated_folder(self, wildcards: Wildcards) -> str:
         """Folder of the model that is evaluated or makes pseudo-labels."""
-        return self.model_folder(wildcards["recipe"], wildcards["seed"])
+        return self.model_folder(wildcards["recipe"], wildcards["seed"], wildcards.get("budget", ""))
 
     # --- what each job reads --------------------------------------------------------------------------------
 
@@ -115,7 +141,7 @@ class Plan:
 
     def labelled_list(self, wildcards: Wildcards) -> list[str]:
         """The file that names the labelled images, if they are not drawn."""
-        name = self.config.split.labelled_list
+        name = self._split(wildcards).labelled_list
         return [] if name is None else [f"{self.config_folder}/{name}"]
 
     def foundation_data(self, wildcards: Wildcards) -> str:
@@ -137,11 +163,13 @@ class Plan:
     def pseudo_labels(self, wildcards: Wildcards) -> list[str]:
         """The folder of pseudo-labels that a training run uses, if any."""
         source = self.config.recipes[wildcards["recipe"]].pseudo_labels
-        return [f"{self.root}/seed{wildcards['seed']}/pseudo_label/{source}"] if source is not None else []
+        run = self.run_folder(wildcards["seed"], wildcards.get("budget", ""))
+        return [f"{run}/pseudo_label/{source}"] if source is not None else []
 
     def part(self, wildcards: Wildcards) -> str:
-        """Name of a part of the foundation: the last folder of its path."""
-        return wildcards["part"].rpartition("/")[2]
+        """What a part of the foundation is: `detector`, `segmenter` or, of any student, `student_encoder`."""
+        name = wildcards["part"].rpartition("/")[2]
+        return STUDENT_PART if name.startswith(STUDENT_PART) else name
 
     def data_root_option(self, wildcards: Wildcards) -> list[str]:
         """`--data-root DIR` of `cast prepare`; nothing for scenes that are drawn."""
@@ -154,25 +182,34 @@ class Plan:
 
     def evaluations(self, wildcards: Wildcards) -> list[str]:
         """Evaluation folders behind a table, each once."""
-        return [self._evaluation(recipe, seed) for recipe, seed in self._table_runs(wildcards)]
+        return list(dict.fromkeys(folder for _, _, folder in self._table_runs(wildcards)))
 
     def metrics(self, wildcards: Wildcards) -> list[str]:
-        """What `cast tabulate` reads, as recipe:seed:file."""
-        return [
-            f"{recipe}:{seed}:{self._evaluation(recipe, seed)}/metrics.json"
-            for recipe, seed in self._table_runs(wildcards)
-        ]
+        """What `cast tabulate` reads, as run:seed:file."""
+        return [f"{run}:{seed}:{folder}/metrics.json" for run, seed, folder in self._table_runs(wildcards)]
 
     def curve_models(self, wildcards: Wildcards) -> list[str]:
         """Folders of the trained models whose logs a figure shows."""
-        return [self.model_folder(recipe, str(seed)) for recipe, seed in self._figure_runs(wildcards)]
+        return [self.model_folder(recipe, seed) for recipe, seed in self._curve_runs(wildcards)]
 
     def training_logs(self, wildcards: Wildcards) -> list[str]:
         """What `cast curves` reads, as recipe:seed:file."""
         return [
-            f"{recipe}:{seed}:{self.model_folder(recipe, str(seed))}/training.csv"
-            for recipe, seed in self._figure_runs(wildcards)
+            f"{recipe}:{seed}:{self.model_folder(recipe, seed)}/training.csv"
+            for recipe, seed in self._curve_runs(wildcards)
         ]
+
+    def first_split(self, wildcards: Wildcards) -> str:
+        """The split of the first seed."""
+        return f"{self.run_folder(self._first_seed)}/split"
+
+    def labels_before(self, wildcards: Wildcards) -> str:
+        """Folder of the pseudo-labels that a figure of kind `bias` judges."""
+        return self._labels_of(self._bias(wildcards["figure"]).before)
+
+    def labels_after(self, wildcards: Wildcards) -> str:
+        """Folder of the later model's instances on the same images."""
+        return self._labels_of(self._bias(wildcards["figure"]).after)
 
     def overlay_evaluations(self, wildcards: Wildcards) -> list[str]:
         """Evaluation folders whose predictions the overlays show."""
@@ -210,14 +247,16 @@ class Plan:
         if stage == "split":
             stratify = config.data.stratify if isinstance(config.data, CocoFolder) else "none"
             listed = next(iter(self.labelled_list(wildcards)), None)
-            return _dump(config.split) | {"stratify": stratify, "labelled_list": listed}
+            return _dump(self._split(wildcards)) | {"stratify": stratify, "labelled_list": listed}
         if stage == "foundation":
             return self._foundation(wildcards["part"])
         if stage == "pseudo_label":
+            role = self.role(wildcards["recipe"])
             return _dump(
                 {
+                    "role": role,
                     "pseudo_label": config.pseudo_label,
-                    "inference": config.inference.teacher,
+                    "inference": getattr(config.inference, role),
                     "reading": config.data.reading,
                 }
             )
@@ -244,15 +283,29 @@ class Plan:
         if stage == "curves":
             figure = config.figures[wildcards["figure"]]
             return _dump({"figure": figure, "provenance": config.provenance})
+        if stage == "bias":
+            return self._bias_settings(self._bias(wildcards["figure"]))
         assert stage == "overlay", stage
-        # Photographs are shown in their own polarity.
-        reading = config.data.reading.model_copy(update={"invert_bright": False})
         shown = config.evaluate.model_dump(mode="json", include={"overlay_images", "overlay_score"})
-        return shown | {"reading": _dump(reading)}
+        return shown | {"reading": self._shown_reading()}
+
+    def _bias_settings(self, figure: BiasFigure) -> dict[str, Any]:
+        return {
+            "title": figure.title,
+            "provenance": self.config.provenance,
+            "before_name": figure.before,
+            "after_name": figure.after,
+            "images": figure.images,
+            "reading": self._shown_reading(),
+        }
+
+    def _shown_reading(self) -> dict[str, Any]:
+        """Photographs are shown in their own polarity."""
+        return self.config.data.reading.model_copy(update={"invert_bright": False}).model_dump(mode="json")
 
     def _training(self, name: str) -> dict[str, Any]:
         config, recipe = self.config, self.config.recipes[name]
-        contrasts = recipe.lambda_pxl > 0
+        contrasts, train = recipe.lambda_pxl > 0, config.train_settings(name)
         settings: dict[str, Any] = {
             "recipe": name,
             "lambda_semi": recipe.lambda_semi,
@@ -260,7 +313,9 @@ class Plan:
             # Without L_pxl its settings have no effect: they must not rerun anything.
             "sampling": recipe.sampling if contrasts else "fusion",
             "contrastive": config.contrastive_settings(name) if contrasts else ContrastiveSettings(),
-            "train": config.train_settings(name),
+            "labelled": recipe.labelled,
+            "train": train,
+            "inference": getattr(config.inference, recipe.role) if train.online is not None else None,
             "reading": config.data.reading,
         }
         if recipe.role == "teacher":
@@ -268,19 +323,21 @@ class Plan:
         else:
             settings["criterion"] = config.criterion
         if recipe.stage == "distill_student":
-            settings["student"] = config.student
+            settings["student"] = config.student_settings(recipe.student)
         return _dump(settings)
 
     def _foundation(self, part: str) -> dict[str, Any]:
         config, name = self.config, self.part({"part": part})
-        settings: dict[str, Any] = {
-            "model": config.student if part == STUDENT_PART else getattr(config, name),
-            "train": getattr(config.foundation, name),
-        }
+        if name == STUDENT_PART:
+            variant = part.removeprefix(STUDENT_PART).removeprefix("_") or None
+            model: Settings = config.student_settings(variant)
+        else:
+            model = getattr(config, name)
+        settings: dict[str, Any] = {"model": model, "train": getattr(config.foundation, name)}
         if settings["train"] is not None:
             assert config.foundation.source is not None  # checked with the configuration
             settings["reading"] = config.foundation.source.reading
-            loss = "criterion" if part == STUDENT_PART else "teacher_loss"
+            loss = "criterion" if name == STUDENT_PART else "teacher_loss"
             settings[loss] = getattr(config, loss)
         return _dump(settings)
 
@@ -306,25 +363,49 @@ class Plan:
             return [f"{self.root}/foundation/{part}" for part in TEACHER_PARTS]
         return [folder]
 
-    def _evaluation(self, recipe: str, seed: int) -> str:
-        return f"{self.root}/seed{seed}/evaluate/{recipe}"
+    def _evaluation(self, recipe: str, seed: int, budget: str = "") -> str:
+        """Folder of an evaluation; that of the foundation, which no label has shaped, is made once."""
+        if recipe == FOUNDATION:
+            seed, budget = self._first_seed, ""
+        return f"{self.run_folder(seed, budget)}/evaluate/{recipe}"
 
-    def _table_runs(self, wildcards: Wildcards) -> list[tuple[str, int]]:
-        """(recipe, seed) pairs of a table, each once."""
-        return self._runs([row.recipe for row in self.config.tables[wildcards["table"]].rows])
+    def _table_runs(self, wildcards: Wildcards) -> list[tuple[str, int, str]]:
+        """(run, seed, evaluation folder) of a table, each once; the foundation has one seed."""
+        found = []
+        for row in self.config.tables[wildcards["table"]].rows:
+            if row.recipe is not None and row.run is not None:
+                seeds = (self._first_seed,) if row.recipe == FOUNDATION else self.config.seeds
+                budget = "" if row.percent is None else self._budget(row.percent)
+                found += [(row.run, seed, self._evaluation(row.recipe, seed, budget)) for seed in seeds]
+        return list(dict.fromkeys(found))
 
-    def _figure_runs(self, wildcards: Wildcards) -> list[tuple[str, int]]:
+    def _curve_runs(self, wildcards: Wildcards) -> list[tuple[str, int]]:
         """(recipe, seed) pairs of a figure of training curves."""
-        return self._runs(self.config.figures[wildcards["figure"]].lines.values())
+        figure = self.config.figures[wildcards["figure"]]
+        assert isinstance(figure, CurvesFigure)
+        return [(name, seed) for name in dict.fromkeys(figure.lines.values()) for seed in self.config.seeds]
 
-    def _runs(self, recipes: Iterable[str]) -> list[tuple[str, int]]:
-        """Each recipe with each seed; the foundation has no seed and is evaluated once."""
-        seeds = {FOUNDATION: (self._first_seed,)}
-        return [
-            (recipe, seed)
-            for recipe in dict.fromkeys(recipes)
-            for seed in seeds.get(recipe, self.config.seeds)
-        ]
+    def _bias(self, name: str) -> BiasFigure:
+        figure = self.config.figures[name]
+        assert isinstance(figure, BiasFigure)
+        return figure
+
+    def _labels_of(self, recipe: str) -> str:
+        return f"{self.run_folder(self._first_seed)}/pseudo_label/{recipe}"
+
+    def _budget(self, percent: int) -> str:
+        """The wildcard of a label budget; empty for one that is the experiment's own split."""
+        return "" if self.config.budgets[percent] == self.config.split else f"_{percent}percent"
+
+    def _split(self, wildcards: Wildcards) -> SplitSettings:
+        by_budget = {self._budget(percent): split for percent, split in self.config.budgets.items()}
+        return {**by_budget, "": self.config.split}[wildcards.get("budget", "")]
+
+    def _encoder_part(self, variant: str | None) -> str:
+        """The foundation's part behind a student; variants of the same encoder share it."""
+        own, base = self.config.student_settings(variant), self.config.student
+        same = own.model_dump(include=ENCODER_KEYS) == base.model_dump(include=ENCODER_KEYS)
+        return STUDENT_PART if same else f"{STUDENT_PART}_{variant}"
 
 
 def check_files(config: Config) -> None:

@@ -41,30 +41,35 @@ def results_table(
 
     Args:
         table: the definition.
-        metrics_by_recipe: {recipe: {seed: metrics of `evaluate_masks`}}.
+        metrics_by_recipe: {recipe or recipe@percent: {seed: metrics of `evaluate_masks`}}.
         paper_results: contents of paper_results.yaml.
         reported_dataset: whose reported figures stand beside; None for data the paper does not report.
         provenance: "demo" or "measured", of the measured figures.
 
     Returns:
-        Columns `COLUMNS`, then ``mask_ap_at_M`` and ``mask_ap50_at_M`` for every further cap M on detections.
+        Columns `COLUMNS`, after `data` the labelled `percent` where a row names it, and at the end
+        ``mask_ap_at_M`` and ``mask_ap50_at_M`` for every further cap M on detections.
         Percent; means over seeds, sample standard deviations from two seeds on; NaN where there is no figure.
 
     Raises:
         CastError: the table names a section that `paper_results` lacks.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for row in table.rows:
-        runs = list(metrics_by_recipe.get(row.recipe, {}).values())
+        runs = list(metrics_by_recipe.get(row.run or "", {}).values())
         reported = reported_figures(paper_results, table.reported, row, reported_dataset)
         rows.append(
-            {"role": row.role, "method": row.method, "data": row.data, "seeds": len(runs)}
+            row.model_dump(include={"role", "method", "data", "percent"})
+            | {"seeds": len(runs)}
             | dict(zip(("reported_mask_ap", "reported_mask_ap50"), reported, strict=True))
             | {"provenance": provenance}
             | _statistics(runs)
         )
     further = sorted({key for row in rows for key in row if "_at_" in key}, key=_cap_order)
-    frame = pd.DataFrame(rows, columns=[*COLUMNS, *further])
+    columns = [*COLUMNS, *further]
+    if any(row.percent is not None for row in table.rows):
+        columns.insert(columns.index("data") + 1, "percent")
+    frame = pd.DataFrame(rows, columns=columns)
     figures = [name for name in frame.columns if name.startswith(("mask_ap", "recall", "reported"))]
     return frame.astype(dict.fromkeys(figures, float))
 
@@ -75,7 +80,8 @@ def reported_figures(
     """AP and AP50 that the paper reports for a row, None each where it reports nothing.
 
     An entry of the main table belongs to a row of the same role, method and data. An ablation's entry is
-    known by its `sampling` or `name`, or by the flags that are true, joined: ``sup+semi``.
+    known by its `sampling` or `name`, or by the flags that are true, joined: ``sup+semi``. An entry for a
+    labelled `fraction` holds a figure by method.
 
     Raises:
         CastError: there is no such section.
@@ -94,6 +100,9 @@ def reported_figures(
                 identity = (entry["method"], entry["data"])
                 same = group.startswith(row.role) and identity == (row.method, row.data)
                 value = entry.get(dataset)
+            elif "fraction" in entry:
+                same = dataset == ABLATION_DATASET and entry["fraction"] == row.percent
+                value = entry.get(row.method)
             else:
                 same = dataset == ABLATION_DATASET and _ablation_name(entry) == row.method
                 value = entry.get(row.role)
@@ -140,6 +149,8 @@ def readable(frame: pd.DataFrame, reported_dataset: str | None) -> pd.DataFrame:
     """Strings for people: mean ± standard deviation, headings that name the origin of each figure."""
     origin = _provenance(frame)
     view = frame[["role", "method", "data"]].replace("_", " ", regex=True)
+    if "percent" in frame:
+        view["labelled"] = [f"{percent:.0f} %" for percent in frame["percent"]]
     for metric, label in zip(METRICS, ("mask AP", "mask AP50"), strict=True):
         deviations = frame[f"{metric}_sd"]
         view[f"{label} ({origin})"] = [
@@ -149,7 +160,7 @@ def readable(frame: pd.DataFrame, reported_dataset: str | None) -> pd.DataFrame:
         metric, cap = column.split("_at_")
         label = "mask AP" if metric == METRICS[0] else "mask AP50"
         view[f"{label} at {cap} ({origin})"] = [_number(value) for value in frame[column]]
-    view["seeds"] = frame["seeds"].astype(str)
+    view["seeds"] = [str(count) if count else "cited" for count in frame["seeds"]]
     if reported_dataset is not None:
         for metric, label in zip(METRICS, ("mask AP", "mask AP50"), strict=True):
             view[f"reported {label} ({reported_dataset})"] = [_number(v) for v in frame[f"reported_{metric}"]]

@@ -8,7 +8,7 @@ from cast.errors import CastError
 
 
 def parse_run(entry: str) -> tuple[str, int, Path]:
-    """Recipe, seed and file of ``RECIPE:SEED:FILE``.
+    """Recipe, seed and file of ``RECIPE:SEED:FILE``; the recipe may end in ``@PERCENT``, its label budget.
 
     Raises:
         CastError: the entry has another form.

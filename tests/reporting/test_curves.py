@@ -15,7 +15,7 @@ from cast.errors import CastError
 from cast.stages import curves
 
 SETTINGS = {
-    "figure": {"title": "Margins", "lines": {"λ = 0.1": "low", "λ = 0.5": "high"}},
+    "figure": {"kind": "curves", "title": "Margins", "lines": {"λ = 0.1": "low", "λ = 0.5": "high"}},
     "provenance": "demo",
 }
 

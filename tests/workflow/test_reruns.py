@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 SEED = "seed0/"
-TABLES, OVERLAYS = "tables/table1.csv", "figures/overlays.png"
+TABLES, OVERLAYS = "tables/summary.csv", "figures/overlays.png"
 DETECTOR, SEGMENTER = "foundation/teacher/detector", "foundation/teacher/segmenter"
 ENCODER = "foundation/student_encoder"
 TEACHERS = ["supervised_finetune", "labels_only", "self_training", "cast"]
@@ -198,3 +198,21 @@ def test_every_seed_has_its_own_runs_and_the_foundation_is_shared(fresh):
     assert [output for output in outputs if output.endswith("evaluate/foundation")] == [
         evaluation("foundation")
     ]
+
+
+def test_each_label_budget_has_its_own_split_and_the_experiments_own_is_not_run_twice(fresh):
+    planned = fresh.changed({"split": {"labelled_fraction": 0.1}}).planned("table6")
+    runs = {output.partition("/")[0] for output in planned if output.startswith("seed")}
+    assert runs == {"seed0", "seed0_5percent", "seed0_30percent"}
+    for run in runs:
+        assert f"{run}/split" in planned
+        assert f"{run}/evaluate/student_guided_distillation" in planned
+        assert f"{run}/pseudo_label/student_supervised_finetune" in planned  # its burn-in's labels
+    assert len([output for output in planned if output.startswith("foundation/")]) == 3
+
+
+def test_a_table_without_its_students_or_budgets_is_no_target(fresh):
+    own = fresh.folder / "own.yaml"
+    own.write_text("extends: demo.yaml\nname: own\nstudents: {}\n")
+    run = fresh.snakemake("table5", "--dry-run", config=own)
+    assert run.returncode != 0 and "table5" in run.stdout + run.stderr

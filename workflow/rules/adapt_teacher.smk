@@ -1,14 +1,14 @@
 rule adapt_teacher:
     input:
         start=plan.start,
-        split="results/{name}/seed{seed}/split",
+        split="results/{name}/seed{seed}{budget}/split",
         pseudo_labels=plan.pseudo_labels,
     output:
-        directory("results/{name}/seed{seed}/adapt_teacher/{recipe}"),
+        directory("results/{name}/seed{seed}{budget}/adapt_teacher/{recipe}"),
     log:
-        "results/{name}/logs/adapt_teacher/seed{seed}/{recipe}.log",
+        "results/{name}/logs/adapt_teacher/seed{seed}{budget}/{recipe}.log",
     benchmark:
-        "results/{name}/benchmarks/adapt_teacher/seed{seed}/{recipe}.tsv"
+        "results/{name}/benchmarks/adapt_teacher/seed{seed}{budget}/{recipe}.tsv"
     wildcard_constraints:
         recipe=one_of(plan.recipes("adapt_teacher")),
     conda:

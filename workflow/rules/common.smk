@@ -5,16 +5,17 @@ import re
 RESOURCES = experiment.resources
 
 
+def one_of(names):
+    """A wildcard's pattern that matches exactly these names, and nothing when there are none."""
+    return f"(?:{'|'.join(map(re.escape, names))})" if names else r"(?!)"
+
+
 wildcard_constraints:
     name=re.escape(experiment.name),
     seed=r"\d+",
     domain="source|target",
-    part="teacher/detector|teacher/segmenter|student_encoder",
+    budget=one_of(plan.budgets),
+    part=one_of(plan.parts),
 
 
 report: "../report/workflow.rst"
-
-
-def one_of(names):
-    """A wildcard's pattern that matches exactly these names, and nothing when there are none."""
-    return "|".join(map(re.escape, names)) or r"(?!)"

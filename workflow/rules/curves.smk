@@ -16,7 +16,7 @@ rule curves:
     benchmark:
         "results/{name}/benchmarks/curves/{figure}.tsv"
     wildcard_constraints:
-        figure=one_of(experiment.figures),
+        figure=one_of(plan.figures("curves")),
     conda:
         "../../envs/cast.yaml"
     threads: 1

@@ -1,14 +1,14 @@
 rule distill_student:
     input:
         start=plan.start,
-        split="results/{name}/seed{seed}/split",
+        split="results/{name}/seed{seed}{budget}/split",
         pseudo_labels=plan.pseudo_labels,
     output:
-        directory("results/{name}/seed{seed}/distill_student/{recipe}"),
+        directory("results/{name}/seed{seed}{budget}/distill_student/{recipe}"),
     log:
-        "results/{name}/logs/distill_student/seed{seed}/{recipe}.log",
+        "results/{name}/logs/distill_student/seed{seed}{budget}/{recipe}.log",
     benchmark:
-        "results/{name}/benchmarks/distill_student/seed{seed}/{recipe}.tsv"
+        "results/{name}/benchmarks/distill_student/seed{seed}{budget}/{recipe}.tsv"
     wildcard_constraints:
         recipe=one_of(plan.recipes("distill_student")),
     priority: 1

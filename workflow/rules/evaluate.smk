@@ -3,11 +3,11 @@ rule evaluate:
         model=plan.evaluated,
         data="results/{name}/data/target",
     output:
-        directory("results/{name}/seed{seed}/evaluate/{recipe}"),
+        directory("results/{name}/seed{seed}{budget}/evaluate/{recipe}"),
     log:
-        "results/{name}/logs/evaluate/seed{seed}/{recipe}.log",
+        "results/{name}/logs/evaluate/seed{seed}{budget}/{recipe}.log",
     benchmark:
-        "results/{name}/benchmarks/evaluate/seed{seed}/{recipe}.tsv"
+        "results/{name}/benchmarks/evaluate/seed{seed}{budget}/{recipe}.tsv"
     wildcard_constraints:
         recipe=one_of(plan.models),
     conda:

@@ -1,15 +1,15 @@
 rule pseudo_label:
     input:
         model=plan.evaluated,
-        split="results/{name}/seed{seed}/split",
+        split="results/{name}/seed{seed}{budget}/split",
     output:
-        directory("results/{name}/seed{seed}/pseudo_label/{recipe}"),
+        directory("results/{name}/seed{seed}{budget}/pseudo_label/{recipe}"),
     log:
-        "results/{name}/logs/pseudo_label/seed{seed}/{recipe}.log",
+        "results/{name}/logs/pseudo_label/seed{seed}{budget}/{recipe}.log",
     benchmark:
-        "results/{name}/benchmarks/pseudo_label/seed{seed}/{recipe}.tsv"
+        "results/{name}/benchmarks/pseudo_label/seed{seed}{budget}/{recipe}.tsv"
     wildcard_constraints:
-        recipe=one_of(plan.teachers),
+        recipe=one_of(plan.models),
     conda:
         "../../envs/cast.yaml"
     threads: RESOURCES.threads

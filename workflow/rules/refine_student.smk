@@ -1,14 +1,14 @@
 rule refine_student:
     input:
         start=plan.start,
-        split="results/{name}/seed{seed}/split",
+        split="results/{name}/seed{seed}{budget}/split",
         pseudo_labels=plan.pseudo_labels,
     output:
-        directory("results/{name}/seed{seed}/refine_student/{recipe}"),
+        directory("results/{name}/seed{seed}{budget}/refine_student/{recipe}"),
     log:
-        "results/{name}/logs/refine_student/seed{seed}/{recipe}.log",
+        "results/{name}/logs/refine_student/seed{seed}{budget}/{recipe}.log",
     benchmark:
-        "results/{name}/benchmarks/refine_student/seed{seed}/{recipe}.tsv"
+        "results/{name}/benchmarks/refine_student/seed{seed}{budget}/{recipe}.tsv"
     wildcard_constraints:
         recipe=one_of(plan.recipes("refine_student")),
     priority: 1

@@ -3,11 +3,11 @@ rule split:
         data="results/{name}/data/target",
         labelled_list=plan.labelled_list,
     output:
-        directory("results/{name}/seed{seed}/split"),
+        directory("results/{name}/seed{seed}{budget}/split"),
     log:
-        "results/{name}/logs/split/seed{seed}.log",
+        "results/{name}/logs/split/seed{seed}{budget}.log",
     benchmark:
-        "results/{name}/benchmarks/split/seed{seed}.tsv"
+        "results/{name}/benchmarks/split/seed{seed}{budget}.tsv"
     conda:
         "../../envs/cast.yaml"
     threads: 1
