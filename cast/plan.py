@@ -86,12 +86,12 @@ class Plan:
     @property
     def budgets(self) -> list[str]:
         """Values of the wildcard of that name."""
-        return ["", *(self._budget(percent) for percent in self.config.budgets if self._budget(percent))]
+        return ["", *(self.budget(percent) for percent in self.config.budgets if self.budget(percent))]
 
     @property
     def parts(self) -> list[str]:
         """The foundation's parts: both of the teacher's, and the encoder of every student."""
-        encoders = (self._encoder_part(variant) for variant in (None, *self.config.students))
+        encoders = (self.encoder_part(variant) for variant in (None, *self.config.students))
         return [*TEACHER_PARTS, *dict.fromkeys(encoders)]
 
     def figures(self, kind: str) -> list[str]:
@@ -118,7 +118,7 @@ class Plan:
         """Folder of the weights that a training run starts from."""
         recipe = self.config.recipes[wildcards["recipe"]]
         if recipe.start == FOUNDATION and recipe.role == "student":
-            return f"{self.root}/foundation/{self._encoder_part(recipe.student)}"
+            return f"{self.root}/foundation/{self.encoder_part(recipe.student)}"
         return self.model_folder(recipe.start, wildcards["seed"], wildcards.get("budget", ""))
 
     def evaluated_folder(self, wildcards: Wildcards) -> str:
@@ -375,7 +375,7 @@ class Plan:
         for row in self.config.tables[wildcards["table"]].rows:
             if row.recipe is not None and row.run is not None:
                 seeds = (self._first_seed,) if row.recipe == FOUNDATION else self.config.seeds
-                budget = "" if row.percent is None else self._budget(row.percent)
+                budget = self.budget(row.percent)
                 found += [(row.run, seed, self._evaluation(row.recipe, seed, budget)) for seed in seeds]
         return list(dict.fromkeys(found))
 
@@ -393,15 +393,16 @@ class Plan:
     def _labels_of(self, recipe: str) -> str:
         return f"{self.run_folder(self._first_seed)}/pseudo_label/{recipe}"
 
-    def _budget(self, percent: int) -> str:
+    def budget(self, percent: int | None) -> str:
         """The wildcard of a label budget; empty for one that is the experiment's own split."""
-        return "" if self.config.budgets[percent] == self.config.split else f"_{percent}percent"
+        own = percent is None or self.config.budgets[percent] == self.config.split
+        return "" if own else f"_{percent}percent"
 
     def _split(self, wildcards: Wildcards) -> SplitSettings:
-        by_budget = {self._budget(percent): split for percent, split in self.config.budgets.items()}
+        by_budget = {self.budget(percent): split for percent, split in self.config.budgets.items()}
         return {**by_budget, "": self.config.split}[wildcards.get("budget", "")]
 
-    def _encoder_part(self, variant: str | None) -> str:
+    def encoder_part(self, variant: str | None) -> str:
         """The foundation's part behind a student; variants of the same encoder share it."""
         own, base = self.config.student_settings(variant), self.config.student
         same = own.model_dump(include=ENCODER_KEYS) == base.model_dump(include=ENCODER_KEYS)

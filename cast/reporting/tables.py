@@ -26,6 +26,7 @@ COLUMNS = [
 ]  # fmt: skip
 # The paper's ablations name no data set in paper_results.yaml: all of them are on this one.
 ABLATION_DATASET = "cityscapes"
+CITED = "cited"  # provenance of a row that only repeats a reported figure
 MetricsByRecipe = Mapping[str, Mapping[int, Mapping[str, Any]]]
 Reported = tuple[float | None, float | None]
 
@@ -38,6 +39,8 @@ def results_table(
     provenance: str,
 ) -> pd.DataFrame:
     """One row per row of the table's definition, measured and reported figures beside each other.
+
+    A row without a recipe cites a method; it is left out where the paper has no figure for this data set.
 
     Args:
         table: the definition.
@@ -58,11 +61,13 @@ def results_table(
     for row in table.rows:
         runs = list(metrics_by_recipe.get(row.run or "", {}).values())
         reported = reported_figures(paper_results, table.reported, row, reported_dataset)
+        if row.recipe is None and reported == (None, None):
+            continue  # cited for another data set
         rows.append(
             row.model_dump(include={"role", "method", "data", "percent"})
             | {"seeds": len(runs)}
             | dict(zip(("reported_mask_ap", "reported_mask_ap50"), reported, strict=True))
-            | {"provenance": provenance}
+            | {"provenance": provenance if row.recipe is not None else CITED}
             | _statistics(runs)
         )
     further = sorted({key for row in rows for key in row if "_at_" in key}, key=_cap_order)
@@ -160,7 +165,7 @@ def readable(frame: pd.DataFrame, reported_dataset: str | None) -> pd.DataFrame:
         metric, cap = column.split("_at_")
         label = "mask AP" if metric == METRICS[0] else "mask AP50"
         view[f"{label} at {cap} ({origin})"] = [_number(value) for value in frame[column]]
-    view["seeds"] = [str(count) if count else "cited" for count in frame["seeds"]]
+    view["seeds"] = frame["seeds"].astype(str).where(frame["provenance"] != CITED, CITED)
     if reported_dataset is not None:
         for metric, label in zip(METRICS, ("mask AP", "mask AP50"), strict=True):
             view[f"reported {label} ({reported_dataset})"] = [_number(v) for v in frame[f"reported_{metric}"]]
@@ -216,7 +221,7 @@ def _pair(value: float | list[float] | None) -> Reported:
 
 
 def _provenance(frame: pd.DataFrame) -> str:
-    return str(frame["provenance"].iloc[0]) if len(frame) else "measured"
+    return next((name for name in frame["provenance"] if name != CITED), "measured")
 
 
 def _number(value: float) -> str:

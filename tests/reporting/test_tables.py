@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 
 from cast.config import Table, TableRow
-from cast.config_files import read_yaml
+from cast.config_files import load, read_yaml
 from cast.errors import CastError
 from cast.reporting.tables import caption, format_text, reported_figures, results_table, write_table
 from cast.stages import tabulate
 
-PAPER_RESULTS = Path(__file__).parents[2] / "config" / "paper_results.yaml"
+CONFIG = Path(__file__).parents[2] / "config"
+PAPER_RESULTS = CONFIG / "paper_results.yaml"
 FIRST_COLUMNS = [
     "role", "method", "data", "mask_ap", "mask_ap50", "seeds", "reported_mask_ap", "reported_mask_ap50",
 ]  # fmt: skip
@@ -125,6 +126,55 @@ def test_reported_figures_of_the_ablations(
     ablation = row(role, method, "labelled+unlabelled", "foundation")
     assert reported_figures(paper, section, ablation, "cityscapes") == expected
     assert reported_figures(paper, section, ablation, "ade20k") == (None, None)
+
+
+def figures_in(value: Any) -> int:
+    """How many APs a section of the paper's results holds: numbers, or pairs of AP and AP50."""
+    if isinstance(value, dict):
+        other = {"fraction", "params_m", "ade20k"}
+        return sum(figures_in(item) for key, item in value.items() if key not in other)
+    if isinstance(value, list) and not all(isinstance(item, float) for item in value):
+        return sum(figures_in(item) for item in value)
+    return int(value is not None and not isinstance(value, str | bool))
+
+
+@pytest.mark.parametrize("name", [f"table{number}" for number in range(1, 7)])
+def test_every_reported_figure_has_its_row_and_every_row_its_figure(paper: dict[str, Any], name: str) -> None:
+    table = load(CONFIG / "demo.yaml").tables[name]
+    found = [reported_figures(paper, table.reported, row, "cityscapes") for row in table.rows]
+    assert all(ap is not None for ap, _ in found)
+    assert len(found) == figures_in(paper[str(table.reported)])
+
+
+def test_cited_methods_stand_beside_measured_ones(paper: dict[str, Any]) -> None:
+    cited = TableRow(role="student", method="s4m", data="labelled+unlabelled")
+    table = TABLE.model_copy(update={"rows": (*TABLE.rows, cited)})
+    frame = results_table(table, MEASURED, paper, "cityscapes", "demo")
+    assert (frame.iloc[3]["seeds"], frame.iloc[3]["reported_mask_ap"]) == (0, 33.3)
+    assert pd.isna(frame.iloc[3]["mask_ap"])
+    text = format_text(frame, "t", "cityscapes", "p").splitlines()
+    assert [line for line in text if "cited" in line] == [line for line in text if "s4m" in line]
+    assert len(results_table(table, MEASURED, paper, "ade20k", "demo")) == 3
+
+
+def test_label_budgets_are_runs_of_their_own(paper: dict[str, Any]) -> None:
+    rows = [
+        {
+            "role": "student",
+            "method": "refined",
+            "data": "labelled",
+            "recipe": "cast_refined",
+            "percent": number,
+        }
+        for number in (5, 30)
+    ]
+    table = Table.model_validate({"title": "t", "reported": "table6_label_budget", "rows": rows})
+    measured = {"cast_refined@5": {0: metrics(1.0, 2.0)}, "cast_refined@30": {0: metrics(3.0, 4.0)}}
+    frame = results_table(table, measured, paper, "cityscapes", "demo")
+    assert frame["percent"].tolist() == [5, 30]
+    assert frame["mask_ap"].tolist() == [1.0, 3.0]
+    assert frame["reported_mask_ap"].tolist() == [30.7, 40.4]
+    assert "30 %" in format_text(frame, "t", "cityscapes", "p")
 
 
 def test_unknown_section_names_it(paper: dict[str, Any]) -> None:
