@@ -6,7 +6,8 @@ Letters in shapes: B images, H×W pixels, D channels, h×w cells of a feature ma
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
 from timm.models import model_entrypoint
+from timm.models.hieradet_sam2 import HieraDet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,19 +28,24 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 # timm families whose blocks all work on one token grid and accept `dynamic_img_size`.
 TRANSFORMER_MODULES = ("timm.models.vision_transformer", "timm.models.deit", "timm.models.eva")
+STAGE_STRIDES = (4, 8, 16, 32)  # of a pyramid network (ResNet, SAM 2's Hiera, ConvNeXt, …)
 
 
 class Encoder(nn.Module):
     """Feature maps of an image from a timm model.
 
-    A transformer gives the maps of `encoder_blocks` (counted from 1), all on its patch grid, after its
-    final norm as DINOv2's own dense heads take them. Any other timm model gives its last
-    `len(encoder_blocks)` stages, a pyramid. Images of any size are resized to the nearest multiple of
-    the patch, so that the maps stay aligned with the whole image (no padding to crop away).
+    `encoder_blocks` counts from 1. A transformer gives the maps of these blocks, all on its patch grid, after
+    its final norm as DINOv2's own dense heads take them. Any other timm model gives the maps of these stages,
+    a pyramid: stages 1, 2, 3, 4 have strides 4, 8, 16, 32; a ResNet's stem is none. In training a ResNet's
+    batch norms use the batch's statistics, as Mask2Former's on Cityscapes do.
+
+    Images of any size are resized to the nearest multiple of what one cell of the deepest map covers, so that
+    all maps stay aligned with the whole image (no padding to crop away).
 
     Attributes:
         channels: channels of each map.
         strides: nominal pixels of the image per cell of each map.
+        multiple: the sides of the images that the network sees are multiples of it.
     """
 
     mean: Tensor
@@ -53,19 +60,16 @@ class Encoder(nn.Module):
         super().__init__()
         self.name = settings.encoder
         self.model, self.is_transformer = _build(settings)
-        count = len(settings.encoder_blocks)
         if self.is_transformer:
-            self.blocks = _checked_blocks(settings, len(self.model.blocks))
-            patch = int(max(self.model.patch_embed.patch_size))
-            self.patch = patch
-            self.channels = [int(self.model.embed_dim)] * count
-            self.strides = [patch] * count
-            config = self.model.pretrained_cfg
+            self.blocks = [block - 1 for block in settings.encoder_blocks]
+            self.multiple = int(max(self.model.patch_embed.patch_size))
+            self.channels = [int(self.model.embed_dim)] * len(self.blocks)
+            self.strides = [self.multiple] * len(self.blocks)
         else:
             self.channels = list(self.model.feature_info.channels())
-            self.strides = list(self.model.feature_info.reduction())
-            self.patch = 1
-            config = self.model.pretrained_cfg if hasattr(self.model, "pretrained_cfg") else {}
+            self.strides = _checked_strides(settings, self.model.feature_info.reduction())
+            self.multiple = _pyramid_multiple(self.model, self.strides)
+        config = getattr(self.model, "pretrained_cfg", {})
         mean, std = config.get("mean", (0.485, 0.456, 0.406)), config.get("std", (0.229, 0.224, 0.225))
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -80,7 +84,7 @@ class Encoder(nn.Module):
             One (B, D, h, w) per entry of `channels`; the last is the deepest.
         """
         images = (images - self.mean) / self.std
-        size = [max(1, round(side / self.patch)) * self.patch for side in images.shape[-2:]]
+        size = [max(1, round(side / self.multiple)) * self.multiple for side in images.shape[-2:]]
         if size != list(images.shape[-2:]):
             images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
         if not self.is_transformer:
@@ -180,6 +184,7 @@ def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _build(settings: StudentSettings) -> tuple[Any, bool]:
+    """The network, and whether it is a plain transformer."""
     name = settings.encoder
     if not timm.is_model(name):
         raise CastError(f"student.encoder: timm has no model '{name}'; timm.list_models() names them")
@@ -188,11 +193,13 @@ def _build(settings: StudentSettings) -> tuple[Any, bool]:
     if is_transformer:
         arguments |= {"num_classes": 0, "dynamic_img_size": True}
     else:
-        stages = range(-len(settings.encoder_blocks), 0)
-        arguments |= {"features_only": True, "out_indices": tuple(stages)}
+        _check_blocks(settings, len(STAGE_STRIDES), "stages")
+        # Counted from the deepest: some networks of timm list their stem of stride 2 before the stages.
+        stages = tuple(stage - 1 - len(STAGE_STRIDES) for stage in settings.encoder_blocks)
+        arguments |= {"features_only": True, "out_indices": stages}
     arguments |= settings.encoder_args
     try:
-        return timm.create_model(name, **arguments), is_transformer
+        model: Any = timm.create_model(name, **arguments)
     except (TypeError, AssertionError) as error:
         raise CastError(f"student.encoder_args: {name} refuses them ({error})") from None
     except Exception as error:
@@ -206,10 +213,34 @@ def _build(settings: StudentSettings) -> tuple[Any, bool]:
             "(HF_HOME), or name the downloaded file in "
             "student.encoder_args: {pretrained_cfg_overlay: {file: PATH}}"
         ) from None
+    if is_transformer:
+        _check_blocks(settings, len(model.blocks), "blocks")
+    return model, is_transformer
 
 
-def _checked_blocks(settings: StudentSettings, depth: int) -> list[int]:
-    blocks = settings.encoder_blocks
-    if list(blocks) != sorted(set(blocks)) or blocks[-1] > depth:
-        raise CastError(f"student.encoder_blocks: {list(blocks)} must rise and end at {depth} at most")
-    return [block - 1 for block in blocks]
+def _check_blocks(settings: StudentSettings, depth: int, parts: str) -> None:
+    blocks = list(settings.encoder_blocks)
+    if not blocks or blocks != sorted(set(blocks)) or blocks[-1] > depth:
+        raise CastError(
+            f"student.encoder_blocks: {blocks} must rise and end at {depth} at most, "
+            f"the number of {parts} of {settings.encoder}"
+        )
+
+
+def _checked_strides(settings: StudentSettings, strides: Sequence[int]) -> list[int]:
+    wanted = [STAGE_STRIDES[stage - 1] for stage in settings.encoder_blocks]
+    if list(strides) != wanted:
+        raise CastError(
+            f"student.encoder: the maps of {settings.encoder} have strides {list(strides)}, not {wanted}; "
+            f"choose a network whose last four stages have strides {list(STAGE_STRIDES)}"
+        )
+    return wanted
+
+
+def _pyramid_multiple(model: Any, strides: Sequence[int]) -> int:
+    """What the image's sides must be multiples of for maps that cover all of it."""
+    hiera = getattr(model, "model", None)
+    if not isinstance(hiera, HieraDet):
+        return strides[-1]
+    # SAM 2's Hiera also tiles a window of position embeddings over its first grid.
+    return math.lcm(strides[-1], STAGE_STRIDES[0] * hiera.pos_embed_window.shape[-1])

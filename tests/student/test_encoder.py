@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from cast.config import StudentSettings
@@ -87,3 +89,109 @@ def test_offline_says_what_to_download(monkeypatch):
     with pytest.raises(CastError, match="hf download timm/vit_tiny_patch16_224") as error:
         Holder(encoder_pretrained=True)
     assert "\n" not in str(error.value)
+
+
+# --- pyramid networks ---------------------------------------------------------------------------------------
+
+PYRAMIDS = {
+    "resnet": ("resnet10t", {"stem_width": 8, "channels": [8, 16, 24, 32]}, [8, 16, 24, 32]),
+    "sam2": (
+        "sam2_hiera_tiny",
+        {"embed_dim": 8, "num_heads": 1, "stages": [1, 1, 2, 1], "global_att_blocks": [3]},
+        [8, 16, 32, 64],
+    ),
+}
+
+
+class PyramidHolder(nn.Module):
+    """As `Holder`, with a pyramid network."""
+
+    def __init__(self, family, blocks=(1, 2, 3, 4), **changes):
+        super().__init__()
+        name, arguments, _ = PYRAMIDS[family]
+        settings = {"encoder": name, "encoder_args": arguments, "encoder_pretrained": False}
+        self.encoder = Encoder(StudentSettings(**(settings | {"encoder_blocks": blocks} | changes)))
+
+
+@pytest.mark.parametrize("family", PYRAMIDS)
+@pytest.mark.parametrize(
+    ("size", "cells"), [((64, 96), (2, 3)), ((75, 131), (2, 4)), ((518, 70), (16, 2)), ((9, 33), (1, 1))]
+)
+def test_a_pyramid_at_any_size(family, size, cells):
+    encoder = PyramidHolder(family).encoder.eval()
+    assert encoder.strides == [4, 8, 16, 32] and encoder.channels == PYRAMIDS[family][2]
+    maps = encoder(torch.rand(2, 3, *size))
+    shapes = [(2, c, cells[0] * n, cells[1] * n) for c, n in zip(encoder.channels, (8, 4, 2, 1), strict=True)]
+    assert [tuple(one.shape) for one in maps] == shapes
+
+
+@pytest.mark.parametrize("family", PYRAMIDS)
+def test_stages_are_counted_from_one(family):
+    whole, part = PyramidHolder(family).encoder.eval(), PyramidHolder(family, (2, 3)).encoder.eval()
+    assert part.strides == [8, 16] and part.channels == PYRAMIDS[family][2][1:3]
+    own = part.model.state_dict()
+    assert len(own) < len(whole.model.state_dict())  # nothing deeper than stage 3 is kept
+    part.model.load_state_dict({name: whole.model.state_dict()[name] for name in own})
+    images = torch.rand(1, 3, 64, 64)
+    for ours, expected in zip(part(images), whole(images)[1:3], strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("family", PYRAMIDS)
+def test_round_trip_of_a_pyramid(tmp_path, family):
+    first, second = PyramidHolder(family), PyramidHolder(family)
+    first.train()
+    first.encoder(torch.rand(2, 3, 64, 64))  # moves the statistics of batch norms
+    save_encoder(first, tmp_path)
+    load_encoder_weights(second, tmp_path)
+    images = torch.rand(1, 3, 50, 70)
+    for ours, expected in zip(second.eval().encoder(images), first.eval().encoder(images), strict=True):
+        assert torch.equal(ours, expected)
+    other = PyramidHolder({"resnet": "sam2", "sam2": "resnet"}[family])
+    with pytest.raises(CastError, match="weights do not fit"):
+        load_encoder_weights(other, tmp_path)
+
+
+@pytest.mark.parametrize("family", PYRAMIDS)
+def test_weights_from_a_file_of_timm(tmp_path, family):
+    name, arguments, _ = PYRAMIDS[family]
+    published = timm.create_model(name, pretrained=False, **arguments)  # with its classifier, if it has one
+    save_file(published.state_dict(), tmp_path / "model.safetensors")
+    overlay = {"pretrained_cfg_overlay": {"file": str(tmp_path / "model.safetensors")}}
+    encoder = PyramidHolder(family, encoder_pretrained=True, encoder_args=arguments | overlay).encoder
+    loaded = {key.removeprefix("model."): value for key, value in encoder.model.state_dict().items()}
+    assert len(loaded) > 20
+    assert all(torch.equal(value, published.state_dict()[key]) for key, value in loaded.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"blocks": (3, 6, 9, 12)},
+            r"encoder_blocks: \[3, 6, 9, 12\] must .* end at 4 at most, .* stages",
+        ),
+        ({"blocks": ()}, "encoder_blocks"),
+        ({"encoder_args": {"output_stride": 16}}, r"have strides \[4, 8, 16, 16\], not \[4, 8, 16, 32\]"),
+    ],
+)
+def test_stages_that_do_not_exist(changes, message):
+    with pytest.raises(CastError, match=message):
+        PyramidHolder("resnet", **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks", "millions", "channels"),
+    [
+        ("resnet50.a1_in1k", (1, 2, 3, 4), 24, [256, 512, 1024, 2048]),
+        ("sam2_hiera_small.fb_r896", (1, 2, 3, 4), 35, [96, 192, 384, 768]),
+        ("vit_small_patch14_dinov2.lvd142m", (3, 6, 9, 12), 22, [384] * 4),
+    ],
+)
+def test_the_papers_encoders(name, blocks, millions, channels):
+    with torch.device("meta"):
+        encoder = Encoder(StudentSettings(encoder=name, encoder_blocks=blocks, encoder_pretrained=False))
+    assert encoder.channels == channels
+    # As reported in the paper's table 5, whose 35 M of SAM 2-S may count a little more than the encoder.
+    parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    assert parameters / 1e6 == pytest.approx(millions, abs=1.1)
