@@ -126,23 +126,21 @@ class StudentSettings(Settings):
     encoder: str = "vit_small_patch14_dinov2.lvd142m"  # timm name
     encoder_args: dict[str, Any] = {}  # further arguments of timm.create_model
     encoder_pretrained: bool = True  # timm's weights from the hub, unless rule foundation trains the encoder
-    encoder_blocks: tuple[PositiveInt, ...] = (
-        3,
-        6,
-        9,
-        12,
-    )  # docs/method.md; counted from 1
-    dpt_widths: tuple[PositiveInt, ...] = (96, 192, 384, 768)  # docs/method.md
-    feature_dim: PositiveInt = 384  # DPT fusion width, docs/method.md
+    # Counted from 1: blocks of a transformer (docs/method.md), stages of a pyramid network, whose strides are
+    # 4, 8, 16 and 32: [1, 2, 3, 4] for a ResNet.
+    encoder_blocks: tuple[PositiveInt, ...] = (3, 6, 9, 12)
+    pixel_decoder: Literal["dpt", "fpn"] = "dpt"
+    dpt_widths: tuple[PositiveInt, ...] = (96, 192, 384, 768)  # docs/method.md; of the DPT alone
+    feature_dim: PositiveInt = 384  # width of the pixel decoder's levels; DPT: docs/method.md
     decoder_dim: PositiveInt = 384  # docs/method.md
     decoder_heads: PositiveInt = 8  # docs/method.md
     decoder_feedforward: PositiveInt = 2048  # docs/method.md
     decoder_layers: PositiveInt = 9  # Mask2Former
     num_queries: PositiveInt = 100  # Mask2Former
-    mask_stride: Literal[1, 2, 4] = 4  # also of the DPT's finest level; Mask2Former: 4
+    mask_stride: Literal[1, 2, 4] = 4  # also of the pixel decoder's finest level; Mask2Former: 4
     # Aids for decoders trained from scratch in few steps; the paper has none of them.
     query_prior: bool = False  # queries from a grid of the image, a Gaussian each on the mask logits
-    convolutional_stem: bool = False  # local features, computed from the image, in the DPT's finest level
+    convolutional_stem: bool = False  # local features, from the image, in the pixel decoder's finest level
     semantic_head: bool = False  # per-pixel classes from the mask features, for criterion.semantic_weight
 
 

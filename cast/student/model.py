@@ -19,8 +19,9 @@ from torch.nn import functional as F
 from cast.config import InferenceSettings, StudentSettings
 from cast.data.batch import Instances
 from cast.errors import CastError
+from cast.student.dpt import DPT
 from cast.student.encoder import CONFIG_FILE, WEIGHTS_FILE, Encoder, load_state, read_config, read_weights
-from cast.student.pixel_decoder import PixelDecoder
+from cast.student.fpn import FPN
 from cast.student.query_prior import QueryPrior
 from cast.student.transformer_decoder import TransformerDecoder
 
@@ -49,7 +50,7 @@ class StudentOutput:
 
 
 class Student(nn.Module):
-    """A small instance segmenter: timm encoder, DPT pixel decoder, masked-attention decoder."""
+    """A small instance segmenter: timm encoder, pixel decoder (DPT or FPN), masked-attention decoder."""
 
     def __init__(self, settings: StudentSettings, num_classes: int) -> None:
         """Build the model; its encoder has timm's weights when `settings.encoder_pretrained`.
@@ -62,15 +63,7 @@ class Student(nn.Module):
         self.num_classes = num_classes
         self.class_names: list[str] = []
         self.encoder = Encoder(settings)
-        self.pixel_decoder = PixelDecoder(
-            self.encoder.channels,
-            self.encoder.strides,
-            settings.dpt_widths,
-            settings.feature_dim,
-            settings.decoder_dim,
-            settings.mask_stride,
-            settings.convolutional_stem,
-        )
+        self.pixel_decoder = _pixel_decoder(settings, self.encoder)
         self.transformer_decoder = TransformerDecoder(settings, num_classes)
         self.query_prior = (
             QueryPrior(settings.num_queries, self.feature_dim, settings.decoder_dim)
@@ -126,6 +119,13 @@ class Student(nn.Module):
             _instances(logits, probabilities, images.shape[-2:], inference)
             for logits, probabilities in zip(masks, classes[..., :-1], strict=True)
         ]
+
+
+def _pixel_decoder(settings: StudentSettings, encoder: Encoder) -> DPT | FPN:
+    common = (settings.feature_dim, settings.decoder_dim, settings.mask_stride, settings.convolutional_stem)
+    if settings.pixel_decoder == "fpn":
+        return FPN(encoder.channels, encoder.strides, *common)
+    return DPT(encoder.channels, encoder.strides, settings.dpt_widths, *common)
 
 
 def _instances(

@@ -1,4 +1,4 @@
-"""Pixel decoder, masked attention and the query prior."""
+"""DPT, masked attention and the query prior."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from cast.config import StudentSettings
-from cast.student.pixel_decoder import PixelDecoder
+from cast.student.dpt import DPT
+from cast.student.fpn import FPN
 from cast.student.query_prior import QueryPrior
 from cast.student.transformer_decoder import Attention, TransformerDecoder, attention_mask, sine_positions
 
 
 @pytest.mark.parametrize(("stride", "factor"), [(4, 1), (2, 2)])
 def test_patch_maps_become_a_pyramid(stride, factor):
-    decoder = PixelDecoder([16] * 4, [14] * 4, (8, 8, 12, 12), 10, 6, mask_stride=stride)
+    decoder = DPT([16] * 4, [14] * 4, (8, 8, 12, 12), 10, 6, mask_stride=stride)
     maps = [torch.randn(1, 16, 6, 8) for _ in range(4)]
     mask_features, pyramid = decoder(maps, torch.zeros(1, 3, 84, 112))
     assert [tuple(p.shape) for p in pyramid] == [
@@ -26,8 +27,12 @@ def test_patch_maps_become_a_pyramid(stride, factor):
     assert mask_features.shape == (1, 6, 21 * factor, 28 * factor)
 
 
-def test_stem_sees_the_pixels():
-    decoder = PixelDecoder([4] * 4, [8] * 4, (4,) * 4, 4, 4, mask_stride=2, convolutional_stem=True)
+@pytest.mark.parametrize("kind", ["dpt", "fpn"])
+def test_stem_sees_the_pixels(kind):
+    widths = {"widths": (4,) * 4} if kind == "dpt" else {}
+    decoder = {"dpt": DPT, "fpn": FPN}[kind](
+        [4] * 4, [8] * 4, feature_dim=4, mask_dim=4, mask_stride=2, convolutional_stem=True, **widths
+    )
     maps = [torch.randn(1, 4, 8, 8) for _ in range(4)]
     dark, bright = torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64)
     bright[..., :8, :8] = 1

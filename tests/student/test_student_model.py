@@ -11,6 +11,8 @@ import yaml
 
 from cast.config import InferenceSettings, StudentSettings
 from cast.errors import CastError
+from cast.student.dpt import DPT
+from cast.student.fpn import FPN
 from cast.student.model import Student, _instances, load_student, num_parameters, save_student
 
 NAMES = ["car", "bus", "person"]
@@ -58,11 +60,30 @@ def test_plain_student_has_none_of_the_aids():
     assert model(torch.rand(2, 3, 32, 32)).semantic_logits is None
 
 
-def test_convolutional_pyramid_encoder():
-    model = student(encoder="resnet10t", encoder_args={})
-    output = model.eval()(torch.rand(1, 3, 64, 96))
-    assert output.features.shape == (1, 512, 2, 3)
-    assert output.mask_logits[-1].shape == (1, 6, 16, 24)
+RESNET = {
+    "encoder": "resnet10t", "encoder_args": {"stem_width": 8, "channels": [8, 16, 24, 32]},
+    "encoder_blocks": [1, 2, 3],
+}  # fmt: skip
+SAM2 = {
+    "encoder": "sam2_hiera_tiny", "encoder_blocks": [1, 2, 3],
+    "encoder_args": {"embed_dim": 8, "stages": [1, 1, 2, 1], "global_att_blocks": [3]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pixel_decoder", ["dpt", "fpn"])
+@pytest.mark.parametrize("encoder", [{}, RESNET, SAM2], ids=["vit", "resnet", "sam2"])
+def test_every_encoder_with_every_pixel_decoder_and_the_aids(encoder, pixel_decoder):
+    model = student(**encoder, pixel_decoder=pixel_decoder)
+    assert model.settings.query_prior and model.settings.convolutional_stem and model.settings.semantic_head
+    output = model(torch.rand(2, 3, 50, 70))
+    assert output.mask_logits[-1].shape == (2, 6, 13, 18)
+    assert output.semantic_logits.shape == (2, 4, 13, 18)
+    assert output.features.shape[1] == model.feature_dim == model.encoder.channels[-1]
+    tensors = (*output.mask_logits, *output.class_logits, output.semantic_logits)
+    sum(tensor.square().mean() for tensor in tensors).backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+    found = model.eval().predict(torch.rand(1, 3, 33, 47), InferenceSettings(score_threshold=0.0))
+    assert found[0].masks.shape[1:] == (33, 47)
 
 
 def test_images_do_not_influence_each_other():
@@ -135,6 +156,26 @@ def test_round_trip(tmp_path):
     assert again.class_names == NAMES and not again.training and again.settings == model.settings
     images = torch.rand(1, 3, 32, 32)
     torch.testing.assert_close(again(images).mask_logits[-1], model(images).mask_logits[-1])
+
+
+@pytest.mark.parametrize("encoder", [{}, RESNET, SAM2], ids=["vit", "resnet", "sam2"])
+def test_round_trip_with_fpn(tmp_path, encoder):
+    model = student(**encoder, pixel_decoder="fpn").eval()
+    save_student(model, tmp_path, NAMES)
+    again = load_student(tmp_path)
+    assert again.settings == model.settings and isinstance(again.pixel_decoder, FPN)
+    images = torch.rand(1, 3, 40, 56)
+    assert torch.equal(again(images).mask_logits[-1], model(images).mask_logits[-1])
+
+
+def test_a_folder_older_than_the_choice_of_pixel_decoders(tmp_path):
+    model = student().eval()
+    save_student(model, tmp_path, NAMES)
+    _edit(tmp_path / "config.json", lambda config: config["settings"].pop("pixel_decoder"))
+    again = load_student(tmp_path)
+    assert again.settings.pixel_decoder == "dpt" and isinstance(again.pixel_decoder, DPT)
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.equal(again(images).mask_logits[-1], model(images).mask_logits[-1])
 
 
 def test_loading_downloads_nothing(tmp_path):
