@@ -6,6 +6,7 @@ polygon with a NaN vertex allocates without end. Everything from outside is ther
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,13 @@ def box(rle: Rle) -> tuple[float, float, float, float]:
     """Tight box (x, y, width, height) of a compressed RLE, in pixels."""
     x, y, width, height = (float(value) for value in coco_mask.toBbox(rle))
     return x, y, width, height
+
+
+def overlaps(first: Sequence[Rle], second: Sequence[Rle]) -> NDArray[np.float64]:
+    """IoU (N, M) of N and M compressed RLEs of one size."""
+    if not first or not second:
+        return np.zeros((len(first), len(second)))
+    return np.asarray(coco_mask.iou(list(first), list(second), [0] * len(second)), dtype=np.float64)
 
 
 def from_segmentation(segmentation: Any, height: int, width: int) -> Rle:

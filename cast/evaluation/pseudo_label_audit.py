@@ -17,6 +17,7 @@ from cast.evaluation.coco import instances_by_class, match_masks
 # Overlap at which a pseudo-label counts as right: part of the measure's definition, as in AP50.
 MATCH_IOU = 0.5
 CURVE_POINTS = 20
+Match = tuple[int, int, int, float, bool, float, bool]  # a row of `match_by_class`
 Matches = list[pd.DataFrame]
 
 
@@ -42,13 +43,13 @@ def audit(
     Raises:
         CastError: a pseudo-label of an image or category outside `truth`, or of another size.
     """
-    matches = _matches(pseudo, truth)
+    matches = match_by_class(pseudo, truth)
     instances = instances_by_class(truth)
     images = len(truth.images)
     return {
-        **_measures(pd.concat(matches), sum(instances)),
+        **measure(pd.concat(matches), sum(instances)),
         "per_class": {
-            name: _measures(found, count)
+            name: measure(found, count)
             for name, found, count in zip(truth.class_names, matches, instances, strict=True)
         },
         "pseudo_labels_per_image": len(pseudo) / images if images else None,
@@ -56,7 +57,7 @@ def audit(
         "images": images,
         "images_without": images - len({item.image_id for item in pseudo}),
         "match_iou": MATCH_IOU,
-        "curve": _curve(matches if candidates is None else _matches(candidates, truth), truth),
+        "curve": _curve(matches if candidates is None else match_by_class(candidates, truth), truth),
     }
 
 
@@ -85,15 +86,20 @@ def _curve(matches: Matches, truth: CocoData) -> list[dict[str, Any]]:
         points.append(
             {
                 "threshold": threshold,
-                **_measures(kept, instances),
+                **measure(kept, instances),
                 "images_without": len(truth.images) - kept["image_id"].nunique(),
             }
         )
     return points
 
 
-def _measures(found: pd.DataFrame, instances: int) -> dict[str, Any]:
-    """Measures of matched pseudo-labels (columns of `_matches`) against a number of true instances."""
+def measure(found: pd.DataFrame, instances: int) -> dict[str, Any]:
+    """Counts, precision, recall and mean IoU, as in `audit`.
+
+    Args:
+        found: rows of `match_by_class`.
+        instances: true instances that could have been found.
+    """
     judged = found[~found["ignored"]]
     hits = judged[judged["matched"]]
     return {
@@ -105,10 +111,19 @@ def _measures(found: pd.DataFrame, instances: int) -> dict[str, Any]:
     }
 
 
-def _matches(pseudo: Sequence[Annotation], truth: CocoData) -> Matches:
-    """Per class of `truth`, one row per pseudo-label: image_id, score, matched, iou, ignored."""
+def match_by_class(pseudo: Sequence[Annotation], truth: CocoData) -> Matches:
+    """Match pseudo-labels with the truth, as in `audit`.
+
+    Returns:
+        Per class of `truth`, a frame with one row per pseudo-label: ``pseudo_label`` and ``instance``, the
+        places in `pseudo` and in `truth.annotations` (−1: none matched), ``image_id``, ``score``,
+        ``matched``, ``iou`` and ``ignored`` (on a crowd region).
+
+    Raises:
+        CastError: as in `audit`.
+    """
     evaluator = match_masks(truth, pseudo, (max(len(pseudo), 1),), [MATCH_IOU])
-    rows: dict[int, list[tuple[int, float, bool, float, bool]]] = {c: [] for c in truth.category_ids}
+    rows: dict[int, list[Match]] = {category: [] for category in truth.category_ids}
     for entry in evaluator.evalImgs:
         if entry is None or entry["aRng"] != evaluator.params.areaRng[0]:  # the first range holds all sizes
             continue
@@ -116,13 +131,19 @@ def _matches(pseudo: Sequence[Annotation], truth: CocoData) -> Matches:
         # `ious` rows follow the scores like the entry's detections; columns the truth as it was loaded.
         column = {instance["id"]: index for index, instance in enumerate(evaluator._gts[image, category])}
         ious = evaluator.ious[image, category]
-        for row, (score, partner) in enumerate(zip(entry["dtScores"], entry["dtMatches"][0], strict=True)):
-            matched, ignored = partner > 0, bool(entry["dtIgnore"][0][row])
-            iou = float(ious[row][column[int(partner)]]) if matched else 0.0
-            rows[category].append((image, float(score), matched and not ignored, iou, ignored))
+        detections = zip(entry["dtIds"], entry["dtScores"], entry["dtMatches"][0], strict=True)
+        for row, (number, score, partner) in enumerate(detections):
+            ignored = bool(entry["dtIgnore"][0][row])
+            matched = partner > 0 and not ignored
+            iou = float(ious[row][column[int(partner)]]) if partner > 0 else 0.0
+            # `match_masks` numbers from 1.
+            instance = int(partner) - 1 if matched else -1
+            rows[category].append((int(number) - 1, instance, image, float(score), matched, iou, ignored))
     return [_frame(rows[category]) for category in truth.category_ids]
 
 
-def _frame(rows: list[tuple[int, float, bool, float, bool]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=["image_id", "score", "matched", "iou", "ignored"])
-    return frame.astype({"score": float, "matched": bool, "iou": float, "ignored": bool})
+def _frame(rows: list[Match]) -> pd.DataFrame:
+    columns = ["pseudo_label", "instance", "image_id", "score", "matched", "iou", "ignored"]
+    frame = pd.DataFrame(rows, columns=columns)
+    whole = {"pseudo_label": int, "instance": int}
+    return frame.astype(whole | {"score": float, "matched": bool, "iou": float, "ignored": bool})
