@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from PIL import Image
@@ -26,6 +27,7 @@ COLOURS = (
 )  # fmt: skip
 DPI = 100
 PANEL = 288  # pixels of a panel's longer side; small images: the nearest whole multiple of theirs
+LINE = 20  # pixels of a line of the heading
 GAP, HEAD, LEGEND = 8, 26, 30  # pixels: between panels, above them for the titles, below for the classes
 LEGEND_COLUMNS = 8
 OUTLINE = 2  # pixels in enlarged images, where a mask's own pixels are several wide; 1 in others
@@ -45,10 +47,16 @@ class OverlayRow:
     Attributes:
         image: RGB, uint8 (H, W, 3).
         columns: {title: annotations at the image's size}; every row has the same titles.
+        note: words written onto the plain image.
+        crossed: {title: annotations marked with a cross in that column}.
+        ringed: {title: annotations, of that column or not, marked with a ring there}.
     """
 
     image: Pixels
     columns: Mapping[str, Sequence[Annotation]]
+    note: str = ""
+    crossed: Mapping[str, Sequence[Annotation]] = field(default_factory=dict)
+    ringed: Mapping[str, Sequence[Annotation]] = field(default_factory=dict)
 
 
 def choose_images(truth: CocoData, count: int) -> list[int]:
@@ -62,7 +70,9 @@ def choose_images(truth: CocoData, count: int) -> list[int]:
     return [candidates[place] for place in places]
 
 
-def overlay_figure(rows: Sequence[OverlayRow], class_names: Sequence[str], path: Path) -> None:
+def overlay_figure(
+    rows: Sequence[OverlayRow], class_names: Sequence[str], path: Path, heading: str = ""
+) -> None:
     """Draw rows of panels (the plain image, then one panel for each column) into a PNG.
 
     Instances are outlined and tinted in the colour of their class, or each in its own where there is one
@@ -73,20 +83,28 @@ def overlay_figure(rows: Sequence[OverlayRow], class_names: Sequence[str], path:
         rows: at least one row.
         class_names: names by class index.
         path: PNG file to write.
+        heading: words above all panels.
     """
     titles = ["image", *rows[0].columns]
-    canvas, corners = _compose(rows, class_names)
+    head = HEAD + LINE * len(heading.splitlines())
+    canvas, corners = _compose(rows, class_names, head)
     height, width = canvas.shape[:2]
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     agg = FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(canvas, interpolation="nearest", aspect="auto", extent=(0, width, height, 0))
     axes.set_axis_off()
+    for place, line in enumerate(heading.splitlines()):
+        axes.text(width / 2, LINE * (place + 0.75), line, fontsize=9, ha="center", va="center")
     for title, (left, top, right, _) in zip(titles, corners[0], strict=True):
         axes.text((left + right) / 2, top - HEAD / 2, title, fontsize=9, ha="center", va="center")
     for row, panels in zip(rows, corners, strict=True):
-        for items, panel in zip(row.columns.values(), panels[1:], strict=True):
+        for (title, items), panel in zip(row.columns.items(), panels[1:], strict=True):
             _write_labels(axes, items, class_names, panel, row.image.shape[1])
+            _mark(axes, row.crossed.get(title, ()), "x", panel, row.image.shape[1])
+            _mark(axes, row.ringed.get(title, ()), "o", panel, row.image.shape[1])
+        if row.note:
+            _write(axes, panels[0][0] + GAP, panels[0][3] - GAP - CHARACTER[1] / 2, row.note)
     if len(class_names) > 1:
         _add_legend(figure, rows, class_names)
     agg.draw()
@@ -94,18 +112,18 @@ def overlay_figure(rows: Sequence[OverlayRow], class_names: Sequence[str], path:
 
 
 def _compose(
-    rows: Sequence[OverlayRow], class_names: Sequence[str]
+    rows: Sequence[OverlayRow], class_names: Sequence[str], head: int
 ) -> tuple[Pixels, list[list[tuple[int, int, int, int]]]]:
-    """All panels on one white canvas, and the box (left, top, right, bottom) of each in pixels."""
+    """All panels on one white canvas below its head, and the box (left, top, right, bottom) of each."""
     panels = [
         [_enlarged(row.image), *(_tinted(row, a, class_names) for a in row.columns.values())] for row in rows
     ]
     column = max(images[0].shape[1] for images in panels) + GAP
     width = GAP + column * len(panels[0])
     legend = LEGEND * -(-len(_shown(rows)) // LEGEND_COLUMNS) if len(class_names) > 1 else 0
-    height = HEAD + sum(images[0].shape[0] + GAP for images in panels) + legend
+    height = head + sum(images[0].shape[0] + GAP for images in panels) + legend
     canvas = np.full((height, width, 3), 255, dtype=np.uint8)
-    corners, top = [], HEAD
+    corners, top = [], head
     for images in panels:
         panel_height, panel_width = images[0].shape[:2]
         lefts = [GAP + index * column + (column - GAP - panel_width) // 2 for index in range(len(images))]
@@ -186,15 +204,25 @@ def _write_labels(
             inside = top <= place[1] and place[3] <= bottom
             if inside and not any(_overlap(place, other) for other in taken):
                 taken.append(place)
-                _write(axes, place, words)
+                _write(axes, x, (place[1] + place[3]) / 2, words)
                 break
 
 
-def _write(axes: Axes, place: Box, words: str) -> None:
-    style = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 0.8}
-    centre = (place[1] + place[3]) / 2
+def _mark(axes: Axes, annotations: Sequence[Annotation], marker: str, panel: Box, image_width: int) -> None:
+    """A white mark with a dark edge in the middle of each instance's box."""
+    factor = (panel[2] - panel[0]) / image_width
+    for x, y, width, height in (item.box for item in annotations):
+        place = ([panel[0] + factor * (x + width / 2)], [panel[1] + factor * (y + height / 2)])
+        for colour, edge in (("black", 3.2), ("white", 1.6)):
+            line = Line2D(*place, marker=marker, color=colour, markersize=8, markeredgewidth=edge)
+            line.set(fillstyle="none", zorder=4)  # above all words
+            axes.add_line(line)
+
+
+def _write(axes: Axes, left: float, middle: float, words: str) -> None:
+    box = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 0.8}
     axes.text(
-        place[0] + 1, centre, words, fontsize=FONT, color="white", ha="left", va="center_baseline", bbox=style
+        left + 1, middle, words, fontsize=FONT, color="white", ha="left", va="center_baseline", bbox=box
     )
 
 
