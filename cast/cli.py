@@ -191,6 +191,20 @@ def curves(
 
 
 @stage
+def bias(
+    settings: SettingsOption,
+    truth: Annotated[Path, typer.Option(help="hidden.json of `cast split`.")],
+    before: Annotated[Path, typer.Option(help="pseudo_labels.json that the student learnt from.")],
+    after: Annotated[Path, typer.Option(help="The student's scored instances on the same images.")],
+    out: Annotated[Path, typer.Option(help="PNG file to write; .pdf, .csv and _overlays.png go beside it.")],
+) -> None:
+    """Draw which mistakes of the pseudo-labels the student mends, repeats and makes anew."""
+    from cast.stages import bias as implementation
+
+    implementation.run(_read(settings), truth, before, after, out)
+
+
+@stage
 def overlay(
     settings: SettingsOption,
     truth: Annotated[Path, typer.Option(help="COCO JSON with the images and their truth.")],

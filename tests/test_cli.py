@@ -14,6 +14,7 @@ STAGES = (
     "refine_student",
     "evaluate",
     "tabulate",
+    "bias",
     "overlay",
 )
 SCENES = {"format": "streets", "domain": "source", "train_images": 2}
