@@ -68,10 +68,10 @@ def root(tmp_path_factory):
     for domain in ("source", "target"):
         prepare.run(settings("prepare", domain=domain), None, base / "data" / domain)
     split.run(settings("split"), base / "data/target", 0, base / "seed0/split")
-    for part in ("teacher/detector", "teacher/segmenter", "student_encoder"):
-        run_settings = settings("foundation", part=part)
+    for part in PLAN.parts:
+        kind = PLAN.part({"part": part})
         foundation.run(
-            run_settings, part.removeprefix("teacher/"), base / "data/source", base / "foundation" / part
+            settings("foundation", part=part), kind, base / "data/source", base / "foundation" / part
         )
     return root
 
