@@ -16,7 +16,7 @@ from cast.data.coco import Annotation, CocoData, write_coco
 from cast.data.loader import image_tensors
 from cast.data.pseudo_labels import instances_to_annotations
 from cast.data.tiling import Predict, predict_dataset
-from cast.training.progress import Progress
+from cast.progress import Progress
 
 LOG_SECONDS = 10.0
 

@@ -18,10 +18,10 @@ from cast.errors import CastError
 from cast.losses.contrastive_diagnostics import diagnose
 from cast.losses.objective import Objective, Terms
 from cast.losses.pixel_contrastive import temperature_at
+from cast.progress import Progress
 from cast.training.ema import build_ema
 from cast.training.online_labels import OnlineLabeller
 from cast.training.optimizer import build_optimizer, build_schedule
-from cast.training.progress import Progress
 
 Batches = Iterator[Batch] | Iterator[Batch | None] | None
 Model = TypeVar("Model", bound=nn.Module)

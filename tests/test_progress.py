@@ -1,6 +1,6 @@
 import re
 
-from cast.training.progress import Progress
+from cast.progress import Progress
 
 
 def test_lines_carry_share_pace_and_what_is_left(capsys):
