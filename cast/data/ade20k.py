@@ -7,19 +7,21 @@ in its image; 0 is background.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from cast.data import rle as run_length
-from cast.data.coco import CocoData
-from cast.data.official import Instance, check_label_size, read_images
+from cast.data.images import UNREADABLE
+from cast.data.official import Instance, OfficialSplit, Size, check_label_size, pairing_problems
 from cast.errors import CastError
 
 IMAGES, TRUTH = "images", "annotations_instance"
+PUBLISHED = {"training": 20210, "validation": 2000}  # images of each split (arXiv 1608.05442)
 
 
 @cache
@@ -30,49 +32,59 @@ def categories() -> list[dict[str, Any]]:
     return [{"id": int(number), "name": name} for number, name in entries]
 
 
-def read_ade20k(root: Path, split: str) -> CocoData:
-    """All images of a split with their instances.
+def ade20k_splits(root: Path, names: Sequence[str] = tuple(PUBLISHED)) -> list[OfficialSplit]:
+    """The files of the splits and what is wrong with their folders, for `cast.data.official.read_splits`.
 
     Args:
         root: folder that holds images/ and annotations_instance/.
-        split: "training" or "validation".
+        names: of "training" and "validation".
 
     Returns:
-        Images by name, relative to `root`/images/`split`.
-
-    Raises:
-        CastError: names the files that are missing, unreadable or wrong (up to ten).
+        Images by name, relative to `root`/images/`name`.
     """
-    folder, truth = root / IMAGES / split, root / TRUTH / split
-    for needed in (folder, truth):
-        if not needed.is_dir():
-            raise CastError(f"{needed}: is missing; unpack ADE20K's {needed.parent.name} into {root}")
-    paths = sorted(folder.glob("*.jpg"))
-    if not paths:
-        raise CastError(f"{folder}: holds no image (*.jpg); unpack it again")
-    images, by_image = read_images(
-        paths, folder, lambda path, size: instances(truth / f"{path.stem}.png", size)
+    return [_find(root, name) for name in names]
+
+
+def _find(root: Path, name: str) -> OfficialSplit:
+    folder, truth = root / IMAGES / name, root / TRUTH / name
+    images = {path.stem: path for path in sorted(folder.glob("*.jpg"))}
+    found = {path.stem: path for path in sorted(truth.glob("*.png"))}
+    problems = [
+        f"{root / part / name}: is missing; unpack ADE20K's {part} into {root}"
+        for part in (IMAGES, TRUTH)
+        if not (root / part / name).is_dir()
+    ]
+    if not problems and not images:
+        problems = [f"{folder}: holds no image (*.jpg); unpack it again"]
+    elif not problems:
+        problems = pairing_problems(images, found)
+    return OfficialSplit(
+        folder=folder,
+        truth=truth,
+        labels={path: found.get(stem) for stem, path in images.items()},
+        published=PUBLISHED[name],
+        instances=instances,
+        categories=categories(),
+        description=f"ADE20K instance segmentation, {name}",
+        problems=problems,
     )
-    info = {"description": f"ADE20K instance segmentation, {split}"}
-    return CocoData(images, categories(), folder, by_image, info, truth)
 
 
-def instances(path: Path, size: tuple[int, int]) -> list[Instance]:
+def instances(path: Path, size: Size | None) -> list[Instance]:
     """The instances of one label file.
 
     Args:
         path: PNG of annotations_instance.
-        size: height and width of its image.
+        size: height and width of its image, where they are known.
 
     Raises:
-        CastError: the file is missing, unreadable, of another size, or not as ADE20K's are.
+        CastError: the file is unreadable, of another size, or not as ADE20K's are.
     """
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image)
-    except (OSError, UnidentifiedImageError) as error:
-        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
-        raise CastError(f"{path}: {reason}; unpack ADE20K's {TRUTH} again") from None
+    except UNREADABLE as error:
+        raise CastError(f"{path}: cannot be read ({error}); unpack ADE20K's {TRUTH} again") from None
     if pixels.ndim != 3 or pixels.dtype != np.uint8:
         raise CastError(f"{path}: is no RGB image; take {TRUTH}, not the scene parsing's annotations")
     check_label_size(path, pixels.shape, size)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ from cityscapesscripts.helpers.annotation import Annotation as Polygons
 from cityscapesscripts.helpers.labels import labels as all_labels
 from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from cast.data import rle as run_length
-from cast.data.coco import CocoData
-from cast.data.official import Instance, check_label_size, read_images, refuse
+from cast.data.images import UNREADABLE
+from cast.data.official import Instance, OfficialSplit, Size, check_label_size, pairing_problems
 from cast.errors import CastError
 
 IMAGES, TRUTH = "leftImg8bit", "gtFine"
@@ -33,60 +33,70 @@ IMAGE_END, IDS_END, POLYGONS_END = "_leftImg8bit.png", "_gtFine_instanceIds.png"
 CLASSES = [label for label in all_labels if label.hasInstances and not label.ignoreInEval]
 CATEGORIES: list[dict[str, Any]] = [{"id": label.id, "name": label.name} for label in CLASSES]
 INSTANCES_PER_CLASS = 1000  # id of an instance: label id · 1000 + its number; of a group: the label id
+PLAIN_IDS = {label.id for label in all_labels if label.id >= 0}
+NUMBERED_IDS = {label.id for label in all_labels if label.hasInstances}
+PUBLISHED = {"train": 2975, "val": 500}  # images of each split (cityscapes-dataset.com)
 
 
-def read_cityscapes(root: Path, split: str) -> CocoData:
-    """All images of a split with their instances.
+def cityscapes_splits(root: Path, names: Sequence[str] = tuple(PUBLISHED)) -> list[OfficialSplit]:
+    """The files of the splits and what is wrong with their folders, for `cast.data.official.read_splits`.
 
     Args:
         root: folder that holds leftImg8bit/ and gtFine/.
-        split: "train" or "val".
+        names: of "train" and "val".
 
     Returns:
-        Images by name; `file_name` is `<city>/<city>_<sequence>_<frame>_leftImg8bit.png` below
-        `root`/leftImg8bit/`split`. Category ids are Cityscapes' label ids.
-
-    Raises:
-        CastError: names the files that are missing, unreadable or of the wrong size (up to ten).
+        Images by name, so that `file_name` is `<city>/<city>_<sequence>_<frame>_leftImg8bit.png` below
+        `root`/leftImg8bit/`name`. Category ids are Cityscapes' label ids.
     """
-    folder = root / IMAGES / split
-    refuse(tree_problems(root, split))
-
-    def instances(path: Path, size: tuple[int, int]) -> Iterator[Instance]:
-        truth = truth_file(root, split, path)
-        ids = instance_ids(truth)
-        check_label_size(truth, ids.shape, size)
-        return regions(ids)
-
-    images, by_image = read_images(image_files(root, split), folder, instances)
-    info = {"description": f"Cityscapes {split}, fine annotations, thing classes"}
-    return CocoData(images, CATEGORIES, folder, by_image, info, root / TRUTH / split)
+    return [_find(root, name) for name in names]
 
 
-def tree_problems(root: Path, split: str) -> list[str]:
-    """What is wrong with the folders of a split, one line for each file; images are not opened."""
-    for part in (IMAGES, TRUTH):
-        if not (root / part / split).is_dir():
-            return [f"{root / part / split}: is missing; unpack {part}_trainvaltest.zip into {root}"]
-    paths = image_files(root, split)
-    if not paths:
-        return [f"{root / IMAGES / split}: holds no image (<city>/*{IMAGE_END}); unpack it again"]
-    cities = {path.parent.name for path in paths}
-    annotated = {path.name for path in (root / TRUTH / split).iterdir() if path.is_dir()}
-    lost = [
-        f"{root / IMAGES / split / city}: is missing, yet {TRUTH} has that city"
-        for city in sorted(annotated - cities)
+def _find(root: Path, name: str) -> OfficialSplit:
+    folder, truth = root / IMAGES / name, root / TRUTH / name
+    images = {_frame(path, IMAGE_END): path for path in sorted(folder.glob(f"*/*{IMAGE_END}"))}
+    found = {
+        _frame(path, end): path for end in (POLYGONS_END, IDS_END) for path in sorted(truth.glob(f"*/*{end}"))
+    }
+    problems = [
+        f"{root / part / name}: is missing; unpack {part}_trainvaltest.zip into {root}"
+        for part in (IMAGES, TRUTH)
+        if not (root / part / name).is_dir()
     ]
-    return lost + [
-        f"{truth_file(root, split, path)}: is missing, its polygons too; unpack {TRUTH}_trainvaltest.zip"
-        for path in paths
-        if not truth_file(root, split, path).exists()
+    if not problems:
+        problems = _pairing_problems(folder, truth, images, found)
+    return OfficialSplit(
+        folder=folder,
+        truth=truth,
+        labels={path: found.get(frame) for frame, path in images.items()},
+        published=PUBLISHED[name],
+        instances=_instances,
+        categories=CATEGORIES,
+        description=f"Cityscapes {name}, fine annotations, thing classes",
+        problems=problems,
+    )
+
+
+def _pairing_problems(
+    folder: Path, truth: Path, images: Mapping[str, Path], found: Mapping[str, Path]
+) -> list[str]:
+    """Cities that only one of the two folders has, a line each; image by image in the others."""
+    cities, annotated = ({path.name for path in part.iterdir() if path.is_dir()} for part in (folder, truth))
+    if not images:
+        return [f"{folder}: holds no image (<city>/*{IMAGE_END}); unpack it again"]
+    lost = [f"{folder / city}: is missing, yet {TRUTH} has that city" for city in sorted(annotated - cities)]
+    lost += [f"{truth / city}: is missing, yet {IMAGES} has that city" for city in sorted(cities - annotated)]
+    common = cities & annotated
+    in_both = [
+        {frame: path for frame, path in files.items() if path.parent.name in common}
+        for files in (images, found)
     ]
+    return lost + pairing_problems(*in_both)
 
 
-def image_files(root: Path, split: str) -> list[Path]:
-    """The images of a split by name."""
-    return sorted((root / IMAGES / split).glob(f"*/*{IMAGE_END}"))
+def _frame(path: Path, end: str) -> str:
+    """What an image and its labels share: `<city>/<city>_<sequence>_<frame>`."""
+    return f"{path.parent.name}/{path.name.removesuffix(end)}"
 
 
 def truth_file(root: Path, split: str, image: Path) -> Path:
@@ -94,6 +104,19 @@ def truth_file(root: Path, split: str, image: Path) -> Path:
     stem = root / TRUTH / split / image.parent.name / image.name.removesuffix(IMAGE_END)
     ids, polygons = (stem.with_name(stem.name + end) for end in (IDS_END, POLYGONS_END))
     return polygons if polygons.exists() and not ids.exists() else ids
+
+
+def _instances(path: Path, size: Size | None) -> list[Instance]:
+    ids = instance_ids(path)
+    check_label_size(path, ids.shape, size)
+    unknown = [
+        value
+        for value in np.unique(ids).tolist()
+        if value not in PLAIN_IDS and value // INSTANCES_PER_CLASS not in NUMBERED_IDS
+    ]
+    if unknown:
+        raise CastError(f"{path}: holds the ids {unknown[:5]}, which Cityscapes has not; unpack it again")
+    return list(regions(ids))
 
 
 def instance_ids(truth: Path) -> NDArray[np.int32]:
@@ -105,13 +128,16 @@ def instance_ids(truth: Path) -> NDArray[np.int32]:
     try:
         if truth.name.endswith(IDS_END):
             with Image.open(truth) as image:
-                return np.asarray(image).astype(np.int32)
+                ids = np.asarray(image).astype(np.int32)
+            if ids.ndim != 2:
+                raise ValueError("it has colours, not ids")
+            return ids
         polygons = Polygons()
         # cityscapesscripts prints its usage and exits where it meets a label that it does not know.
         with contextlib.redirect_stdout(io.StringIO()):
             polygons.fromJsonFile(str(truth))
             return np.asarray(createInstanceImage(polygons, "ids")).astype(np.int32)
-    except (OSError, UnidentifiedImageError, ValueError, KeyError, TypeError, SystemExit) as error:
+    except (*UNREADABLE, KeyError, TypeError, SystemExit) as error:
         reason = "unknown label" if isinstance(error, SystemExit) else error
         raise CastError(f"{truth}: cannot be read ({reason}); unpack it again") from None
 

@@ -49,9 +49,7 @@ def read_image(path: Path, reading: Reading = AS_IT_IS) -> NDArray[np.uint8]:
     except FileNotFoundError:
         raise CastError(f"{path}: image file is missing; check file_name and the image folder") from None
     except UNREADABLE as error:
-        raise CastError(
-            f"{path}: cannot be read as an image ({_one_line(error)}); replace the file"
-        ) from None
+        raise _unreadable(path, error) from None
     if reading.invert_bright and np.median(pixels @ LUMINANCE) > HALF:
         pixels = 255 - pixels
     if reading.stretch_contrast:
@@ -98,14 +96,35 @@ def check_size(image_root: Path, record: ImageRecord) -> None:
     path = image_root / record.file_name
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            if image.getexif().get(ExifTags.Base.Orientation) in QUARTER_TURNS:
-                width, height = height, width
+            size = _upright_size(image)
     except UNREADABLE as error:
-        raise CastError(
-            f"{path}: cannot be read as an image ({_one_line(error)}); replace the file"
-        ) from None
-    _check_size(path, (width, height), record)
+        raise _unreadable(path, error) from None
+    _check_size(path, size, record)
+
+
+def decoded_size(path: Path) -> tuple[int, int]:
+    """Decode an image file wholly: where a download was cut short, the header alone would look sound.
+
+    Returns:
+        Its upright height and width, the shape that `read_image` gives.
+
+    Raises:
+        CastError: the file is truncated, or not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            width, height = _upright_size(image)
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from None
+    return height, width
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height after the rotation that the EXIF data ask for."""
+    width, height = image.size
+    turned = image.getexif().get(ExifTags.Base.Orientation) in QUARTER_TURNS
+    return (height, width) if turned else (width, height)
 
 
 def _check_size(path: Path, size: tuple[int, int], record: ImageRecord) -> None:
@@ -126,6 +145,10 @@ def _rgb(image: Image.Image, path: Path) -> Pixels:
             raise CastError(f"{path}: pixel values exceed 16 bits; save it with 8 or 16 bits")
         return np.repeat((grey / 257).astype(np.float32)[:, :, None], 3, axis=2)  # 65535 / 255
     return np.array(image.convert("RGB"))
+
+
+def _unreadable(path: Path, error: BaseException) -> CastError:
+    return CastError(f"{path}: cannot be read as an image ({_one_line(error)}); replace the file")
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from cast.artefacts import artefact_folder
 from cast.config import CocoFolder, Data, Settings, SyntheticScenes
 from cast.config_files import parse
 from cast.data import cells, streets
-from cast.data.ade20k import read_ade20k
-from cast.data.cityscapes import read_cityscapes
+from cast.data.ade20k import ade20k_splits
+from cast.data.cityscapes import cityscapes_splits
 from cast.data.coco import (
     Annotation,
     CocoData,
@@ -23,16 +24,13 @@ from cast.data.coco import (
     read_coco,
     write_coco,
 )
+from cast.data.official import OfficialSplit, read_splits
 from cast.data.splits import appearance_groups, choose
 from cast.errors import CastError
 
 SCENES = {"streets": streets, "cells": cells}
 SPLITS = ("train", "validation")
-# Data sets in their official folders: how they are read, and what they call the splits.
-OFFICIAL = {
-    "cityscapes": (read_cityscapes, ("train", "val")),
-    "ade20k": (read_ade20k, ("training", "validation")),
-}
+OFFICIAL = {"cityscapes": cityscapes_splits, "ade20k": ade20k_splits}  # what lies in their folders
 
 
 class PrepareRun(Settings):
@@ -59,10 +57,12 @@ def run(settings: dict[str, Any], data_root: Path | None, out: Path) -> None:
         return
     root = _existing(data_root)
     if not isinstance(data, CocoFolder):
-        read, parts = OFFICIAL[data.format]
+        splits = OFFICIAL[data.format](root)
+        for split in splits:
+            _forewarn(split)
         with artefact_folder(out, "prepare", settings, []) as folder:
-            for name, part in zip(SPLITS, parts, strict=True):
-                _write(folder / f"{name}.json", read(root, part))
+            for name, part in zip(SPLITS, read_splits(splits), strict=True):
+                _write(folder / f"{name}.json", part)
         return
     files = [root / name for name in (data.annotations, data.validation_annotations) if name is not None]
     with artefact_folder(out, "prepare", settings, files) as folder:
@@ -111,6 +111,25 @@ def adopt(data: CocoFolder, root: Path, folder: Path) -> None:
         raise CastError(f"{whole.path}: the training images hold no instance; annotate some")
     for name, part in zip(SPLITS, (train, validation), strict=True):
         _write(folder / f"{name}.json", part)
+
+
+def _forewarn(split: OfficialSplit) -> None:
+    """Say what can be seen before the images are decoded, which takes minutes."""
+    found = len(split.labels)
+    if 0 < found < split.published:
+        print(
+            f"warning: {split.folder}: {found} images of the {split.published} published; "
+            "results will not compare with those of the whole data set",
+            file=sys.stderr,
+            flush=True,
+        )
+    if split.problems:
+        print(
+            f"warning: {split.folder}: {len(split.problems)} problems already, first: {split.problems[0]}; "
+            "looking for more",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _write(path: Path, part: CocoData) -> None:

@@ -12,8 +12,9 @@ from cityscapesscripts.helpers.annotation import Annotation as Polygons
 from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from PIL import Image
 
-from cast.data.cityscapes import CATEGORIES, read_cityscapes
-from cast.data.coco import check_images, decode, read_coco
+from cast.data.cityscapes import CATEGORIES, cityscapes_splits
+from cast.data.coco import CocoData, check_images, decode, read_coco
+from cast.data.official import read_splits
 from cast.errors import CastError
 from cast.stages import prepare, split
 
@@ -59,6 +60,11 @@ def write_frame(root: Path, split: str, city: str, frame: int, objects=OBJECTS) 
     return stem
 
 
+def read_train(root: Path) -> CocoData:
+    (data,) = read_splits(cityscapes_splits(root, ["train"]))
+    return data
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     write_frame(tmp_path, "train", "aachen", 1)
@@ -68,7 +74,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_instances_are_those_of_the_official_tools(root):
-    data = read_cityscapes(root, "train")
+    data = read_train(root)
     names = [label["name"] for label in CATEGORIES]
     assert names == ["person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"]
     for image in data.images:
@@ -88,7 +94,7 @@ def test_instances_are_those_of_the_official_tools(root):
 
 
 def test_what_is_hidden_deleted_or_ignored_is_no_instance(root):
-    data = read_cityscapes(root, "train")
+    data = read_train(root)
     found = sorted((data.class_names[item.label], item.is_crowd) for item in data.annotations_of(1))
     assert found == [("car", False), ("car", False), ("car", True), ("person", False), ("truck", False)]
     assert data.annotations_of(3) == []
@@ -114,22 +120,65 @@ def test_prepare_and_split_take_the_official_folders(root, tmp_path):
 
 
 def test_polygons_serve_where_the_ids_are_missing(root):
-    expected = read_cityscapes(root, "train")
+    expected = read_train(root)
     for path in root.glob("gtFine/*/*/*_instanceIds.png"):
         path.unlink()
-    assert read_cityscapes(root, "train").by_image == expected.by_image
+    assert read_train(root).by_image == expected.by_image
 
 
-def test_all_problems_are_named_at_once(root):
+def test_problems_of_both_splits_are_named_at_once(root, tmp_path):
+    """In train cities and labels are not there, a label is alone, an image torn; val is missing wholly."""
     ids = sorted(root.glob("gtFine/train/*/*_instanceIds.png"))
     for path in ids[:2]:
         path.unlink()
         path.with_name(path.name.replace("instanceIds.png", "polygons.json")).unlink()
     (root / "gtFine/train/ulm").mkdir()
+    (root / "leftImg8bit/train/bochum").mkdir()
+    alone = write_frame(root, "train", "zurich", 4)
+    (root / f"leftImg8bit/train/zurich/{alone}_leftImg8bit.png").unlink()
+    torn = root / f"leftImg8bit/train/zurich/{write_frame(root, 'train', 'zurich', 5)}_leftImg8bit.png"
+    torn.write_bytes(torn.read_bytes()[:4000])
     with pytest.raises(CastError) as error:
-        read_cityscapes(root, "train")
+        prepare.run({"format": "cityscapes"}, root, tmp_path / "data")
+    head, *lines = str(error.value).splitlines()
+    assert head.startswith("8 problems in the data set")
+    expected = [
+        "leftImg8bit/train/ulm: is missing",
+        "gtFine/train/bochum: is missing",
+        "aachen_000001_000019_leftImg8bit.png: has no label file",
+        "zurich_000002_000019_leftImg8bit.png: has no label file",
+        f"{alone}_gtFine_instanceIds.png: has no image",
+        "leftImg8bit/val: is missing; unpack leftImg8bit_trainvaltest.zip",
+        "gtFine/val: is missing; unpack gtFine_trainvaltest.zip",
+        f"{torn}: cannot be read as an image (image file is truncated",
+    ]
+    assert [part in line for part, line in zip(expected, lines, strict=True)] == [True] * 8
+    assert not (tmp_path / "data").exists()
+
+
+def test_ten_problems_are_listed_and_the_rest_counted(root):
+    for frame in range(10, 23):
+        path = (
+            root / f"leftImg8bit/train/zurich/{write_frame(root, 'train', 'zurich', frame)}_leftImg8bit.png"
+        )
+        path.write_bytes(b"no png")
+    with pytest.raises(CastError) as error:
+        read_train(root)
     lines = str(error.value).splitlines()
-    assert [path in line for path, line in zip(["ulm", *map(str, ids[:2])], lines, strict=True)] == [True] * 3
+    assert lines[0].startswith("13 problems")
+    assert len(lines) == 12
+    assert lines[-1] == "… and 3 more"
+
+
+def test_a_part_of_the_images_is_a_warning_that_names_both_numbers(root, tmp_path, capsys):
+    write_frame(root, "val", "munster", 9)
+    prepare.run({"format": "cityscapes"}, root, tmp_path / "data")
+    printed = capsys.readouterr()
+    warnings = printed.err.splitlines()
+    assert len(warnings) == 2
+    assert "leftImg8bit/train: 3 images of the 2975 published" in warnings[0]
+    assert "leftImg8bit/val: 1 images of the 500 published" in warnings[1]
+    assert "check: image 4/4 (100 %)" in printed.out
 
 
 @pytest.mark.parametrize(
@@ -140,13 +189,17 @@ def test_all_problems_are_named_at_once(root):
             "is of 128 × 63 pixels, its image of 128 × 64",
         ),
         (lambda ids: ids.write_bytes(b"no png"), "cannot be read"),
+        (lambda ids: ids.write_bytes(ids.read_bytes()[:-80]), "cannot be read"),
+        (lambda ids: Image.new("RGB", (WIDTH, HEIGHT)).save(ids), "cannot be read .it has colours"),
+        (lambda ids: Image.new("I;16", (WIDTH, HEIGHT), 34).save(ids), r"holds the ids \[34\]"),
+        (lambda ids: Image.new("I;16", (WIDTH, HEIGHT), 7001).save(ids), r"holds the ids \[7001\]"),
     ],
 )
 def test_an_unfit_label_file_is_named(root, spoil, message):
     ids = sorted(root.glob("gtFine/train/*/*_instanceIds.png"))[1]
     spoil(ids)
     with pytest.raises(CastError, match=message) as error:
-        read_cityscapes(root, "train")
+        read_train(root)
     assert str(ids) in str(error.value)
 
 
@@ -155,10 +208,5 @@ def test_an_unknown_label_in_the_polygons_is_an_error(root, capsys):
     path.with_name(path.name.replace("polygons.json", "instanceIds.png")).unlink()
     path.write_text(path.read_text().replace('"truck"', '"spaceship"'))
     with pytest.raises(CastError, match=r"polygons\.json: cannot be read \(unknown label\)"):
-        read_cityscapes(root, "train")
-    assert capsys.readouterr().out == ""
-
-
-def test_a_missing_folder_says_what_to_unpack(tmp_path):
-    with pytest.raises(CastError, match=r"leftImg8bit_trainvaltest\.zip"):
-        read_cityscapes(tmp_path, "val")
+        read_train(root)
+    assert all(line.startswith("check: ") for line in capsys.readouterr().out.splitlines())

@@ -11,8 +11,9 @@ import pytest
 from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as official  # noqa: N813
 from PIL import Image
 
-from cast.data.cityscapes import read_cityscapes
+from cast.data.cityscapes import cityscapes_splits
 from cast.data.coco import CocoData, decode, new_annotation
+from cast.data.official import read_splits
 from cast.evaluation.cityscapes import evaluate_cityscapes, write_predictions
 from cast.stages import evaluate, prepare
 
@@ -44,7 +45,8 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def truth(root: Path) -> CocoData:
-    return read_cityscapes(root, "val")
+    (data,) = read_splits(cityscapes_splits(root, ["val"]))
+    return data
 
 
 def perfect(truth: CocoData, score: float = 0.9):
