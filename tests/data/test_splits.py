@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cast.data import ade20k
 from cast.data.coco import ImageRecord
 from cast.data.splits import appearance_groups, choose, split_labelled, split_listed
 from cast.errors import CastError
@@ -57,6 +58,18 @@ def test_the_published_cityscapes_splits_are_whole(name: str, count: int) -> Non
     names = path.read_text().split()
     assert len(names) == len(set(names)) == count
     assert all(re.fullmatch(r"[a-z]+_\d{6}_\d{6}", line) for line in names)
+
+
+def test_the_ade20k_split_is_the_one_drawn_with_seed_0() -> None:
+    """The list, drawn anew; and what stage split does with the list and with a tenth of the data set."""
+    path = Path(__file__).parents[2] / "config" / "splits" / "ade20k" / "10.txt"
+    total = ade20k.PUBLISHED["training"]
+    drawn = sorted(choose(range(1, total + 1), 2021, 0))
+    assert path.read_text() == "".join(f"ADE_train_{number:08d}\n" for number in drawn)
+    images = [ImageRecord(number, f"ADE_train_{number:08d}.jpg", 8, 8) for number in range(1, total + 1)]
+    by_fraction = split_labelled([image.id for image in images], 0.1, 0)
+    assert by_fraction[0] == drawn
+    assert split_listed(images, path) == by_fraction
 
 
 def test_the_split_depends_on_the_seed_and_not_on_the_order() -> None:
