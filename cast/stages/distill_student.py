@@ -41,7 +41,9 @@ def run(
         seed_run(seed)
         labelled = read_coco(split / "labelled.json")
         data = TrainingData(labelled, pseudo_labels, split / "unlabelled.json")
-        student = Student(student_run.student, len(labelled.class_names))
+        # `start` holds the encoder's weights: nothing to fetch again, least of all on a compute node.
+        student_settings = student_run.student.model_copy(update={"encoder_pretrained": False})
+        student = Student(student_settings, len(labelled.class_names))
         load_encoder_weights(student, start)
         criterion = MaskClassificationCriterion(student_run.criterion, len(labelled.class_names))
         learner = StudentLearner(student, criterion, student_run.contrastive.feature_map)

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from cast.config import StudentSettings
 from cast.errors import CastError
+from cast.student.timm_weights import create_filled, locate_encoder
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -189,32 +190,23 @@ def _build(settings: StudentSettings) -> tuple[Any, bool]:
     if not timm.is_model(name):
         raise CastError(f"student.encoder: timm has no model '{name}'; timm.list_models() names them")
     is_transformer = model_entrypoint(name.split(".")[0]).__module__ in TRANSFORMER_MODULES
-    arguments: dict[str, Any] = {"pretrained": settings.encoder_pretrained}
+    arguments: dict[str, Any]
     if is_transformer:
-        arguments |= {"num_classes": 0, "dynamic_img_size": True}
+        arguments = {"num_classes": 0, "dynamic_img_size": True}
     else:
         _check_blocks(settings, len(STAGE_STRIDES), "stages")
         # Counted from the deepest: some networks of timm list their stem of stride 2 before the stages.
         stages = tuple(stage - 1 - len(STAGE_STRIDES) for stage in settings.encoder_blocks)
-        arguments |= {"features_only": True, "out_indices": stages}
+        arguments = {"features_only": True, "out_indices": stages}
     arguments |= settings.encoder_args
     try:
-        model: Any = timm.create_model(name, **arguments)
+        model: Any = timm.create_model(name, pretrained=False, **arguments)
     except (TypeError, AssertionError) as error:
         raise CastError(f"student.encoder_args: {name} refuses them ({error})") from None
-    except Exception as error:
-        # The hub's client raises errors of many libraries when offline; none of them is ours to tell apart.
-        if not settings.encoder_pretrained:
-            raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CastError(
-            f"student.encoder: weights of {name} cannot be had ({reason}); run "
-            f"`hf download timm/{name}` where there is a network and copy the hub cache here "
-            "(HF_HOME), or name the downloaded file in "
-            "student.encoder_args: {pretrained_cfg_overlay: {file: PATH}}"
-        ) from None
     if is_transformer:
         _check_blocks(settings, len(model.blocks), "blocks")
+    if settings.encoder_pretrained:
+        model = create_filled(name, arguments, locate_encoder(settings))
     return model, is_transformer
 
 
