@@ -24,7 +24,12 @@ PACKAGES = ("cast-segmentation", "torch", "torchvision", "timm", "transformers",
 
 @contextmanager
 def artefact_folder(
-    out: Path, stage: str, settings: Mapping[str, Any], inputs: Sequence[Path], seed: int | None = None
+    out: Path,
+    stage: str,
+    settings: Mapping[str, Any],
+    inputs: Sequence[Path],
+    seed: int | None = None,
+    weights: Mapping[str, str] | None = None,
 ) -> Iterator[Path]:
     """Yield a temporary folder beside `out`; on success add its manifest and rename it to `out`.
 
@@ -36,6 +41,7 @@ def artefact_folder(
         settings: the stage's resolved settings.
         inputs: files and artefact folders that the stage read.
         seed: the run's seed, if it has one.
+        weights: origin, file and SHA-256 of pretrained weights that the stage loads, if it does.
 
     Raises:
         CastError: an input is missing or `out` cannot be written.
@@ -53,6 +59,8 @@ def artefact_folder(
     try:
         yield temporary
         manifest = describe_run(stage, settings, digests, started, seed)
+        if weights is not None:
+            manifest["weights"] = dict(weights)
         write_json(temporary / MANIFEST, manifest)
         if out.exists():
             shutil.rmtree(out)

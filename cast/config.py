@@ -109,7 +109,10 @@ class PretrainedModel(Settings):
 
     # Hub id or local folder in Hugging Face layout; wins over `architecture`.
     pretrained: str | None = None
-    revision: str | None = None
+    revision: str | None = None  # commit, tag or branch on the hub; its main branch when unset
+    # Of model.safetensors, as the hub shows it (of several files: see cast/teacher/checkpoints.py); other
+    # weights are an error. The foundation's manifest holds that of the weights that were loaded.
+    sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = None
     # Keyword arguments of the transformers configuration class, for models trained by this package.
     architecture: dict[str, Any] | None = None
 
@@ -117,6 +120,11 @@ class PretrainedModel(Settings):
     def _one_origin(self) -> PretrainedModel:
         if self.pretrained is None and self.architecture is None:
             raise ValueError("give `pretrained` (hub id or folder) or `architecture`")
+        for key in ("revision", "sha256"):
+            if self.pretrained is None and getattr(self, key) is not None:
+                raise ValueError(
+                    f"`{key}` says which weights `pretrained` means; set that, or remove `{key}`"
+                )
         return self
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cast.artefacts import artefact_folder
+from cast.artefacts import artefact_folder, digest
 from cast.config import (
     ContrastiveSettings,
     CriterionSettings,
@@ -26,6 +26,8 @@ from cast.stages.training import TrainingData, TrainingRun, fit, seed_run
 from cast.student.encoder import save_encoder
 from cast.student.learner import StudentLearner
 from cast.student.model import Student
+from cast.student.timm_weights import locate_encoder, with_file
+from cast.teacher.checkpoints import locate, weights_digest, weights_file
 from cast.teacher.composite import CompositeTeacher
 from cast.teacher.detector import build_detector
 from cast.teacher.learner import TeacherLearner
@@ -70,10 +72,44 @@ def run(settings: dict[str, Any], part: str, data: Path, out: Path) -> None:
     }
     if part not in makers:
         raise CastError(f"--part {part}: must be one of {', '.join(makers)}")
-    part_settings = parse(EncoderPart if part == "student_encoder" else TeacherPart, settings)
-    with artefact_folder(out, "foundation", settings, [data], FOUNDATION_SEED) as folder:
+    part_settings: Any = parse(EncoderPart if part == "student_encoder" else TeacherPart, settings)
+    model, weights = fetch(part_settings.model, part)
+    part_settings = part_settings.model_copy(update={"model": model})
+    with artefact_folder(out, "foundation", settings, [data], FOUNDATION_SEED, weights) as folder:
         seed_run(FOUNDATION_SEED)
         makers[part](part_settings, read_coco(data / "train.json"), folder)
+
+
+def fetch(
+    model: PretrainedModel | StudentSettings, part: str
+) -> tuple[PretrainedModel | StudentSettings, dict[str, str] | None]:
+    """The weights that a part starts from, as local files.
+
+    Args:
+        model: settings of the part's model.
+        part: its name.
+
+    Returns:
+        The settings with the local folder or file in place of the hub, and for the manifest the weights'
+        origin, file and SHA-256: what tells two runs apart. None where no weights are loaded.
+
+    Raises:
+        CastError: the weights cannot be had, or are not those that the settings name.
+    """
+    if isinstance(model, StudentSettings):
+        if not model.encoder_pretrained:
+            return model, None
+        file = locate_encoder(model)
+        return with_file(model, file), _described(model.encoder, file, digest(file))
+    if model.pretrained is None:
+        return model, None
+    folder = locate(model, part)
+    local = PretrainedModel(pretrained=str(folder))
+    return local, _described(model.pretrained, weights_file(folder), weights_digest(folder))
+
+
+def _described(origin: str, file: Path, sha256: str) -> dict[str, str]:
+    return {"origin": origin, "file": str(file), "sha256": sha256}
 
 
 def _detector(part: TeacherPart, data: CocoData, folder: Path) -> None:

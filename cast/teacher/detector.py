@@ -22,9 +22,11 @@ from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT
 from cast.config import InferenceSettings, PretrainedModel
 from cast.data.batch import Target
 from cast.errors import CastError
+from cast.teacher.checkpoints import locate
 from cast.teacher.prompts import build_prompt, build_tokenizer
 from cast.teacher.weights import load_pretrained, load_tokenizer, read_class_names, write_class_names
 
+MODEL_TYPES = ("mm-grounding-dino",)
 CLASS_LOSS_WEIGHT = (
     2.0  # a literal in transformers' Grounding DINO loss too; the other weights are in its config
 )
@@ -225,9 +227,9 @@ def build_detector(settings: PretrainedModel, class_names: Sequence[str]) -> Det
         CastError: the weights cannot be had or do not fit, or the prompt is too long.
     """
     if settings.pretrained is not None:
-        origin = (settings.pretrained, settings.revision, "detector.pretrained")
-        model = load_pretrained(MMGroundingDinoForObjectDetection, *origin)
-        tokenizer = load_tokenizer(*origin)
+        folder = locate(settings, "detector")
+        tokenizer = load_tokenizer(folder)
+        model = load_pretrained(MMGroundingDinoForObjectDetection, MODEL_TYPES, folder, "detector.pretrained")
         return Detector(model, tokenizer, class_names)
     assert settings.architecture is not None
     config: Any = MMGroundingDinoConfig(**settings.architecture)

@@ -64,12 +64,18 @@ def build_prompt(class_names: Sequence[str], tokenizer: PreTrainedTokenizerBase,
         max_text_len: the most tokens that the detector reads.
 
     Raises:
-        CastError: no class, a nameless class, or a prompt that is too long.
+        CastError: no class, a nameless class, one of unknown words, or a prompt that is too long.
     """
     if not class_names:
         raise CastError("the dataset names no classes; the detector needs at least one to look for")
     phrases = [phrase_of(name) for name in class_names]
     pieces = [tokenizer(phrase, add_special_tokens=False)["input_ids"] for phrase in phrases]
+    for name, piece in zip(class_names, pieces, strict=True):
+        if not piece or tokenizer.unk_token_id in piece:
+            raise CastError(
+                f"class name '{name}': the detector's tokenizer does not know it; rename the class in words "
+                "of the tokenizer's language"
+            )
     delimiter = tokenizer.convert_tokens_to_ids(".")
     input_ids = [tokenizer.cls_token_id]
     spans = []

@@ -15,8 +15,11 @@ from transformers import Sam2Config, Sam2Model
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from cast.config import PretrainedModel
+from cast.teacher.checkpoints import locate
 from cast.teacher.weights import load_pretrained
 
+# The released SAM 2.1 checkpoints are of the video model: its memory modules are left out.
+MODEL_TYPES = ("sam2", "sam2_video")
 # The random Fourier features of positions: SAM's unit scale is too fine to learn from scratch in few steps.
 POSITION_SCALE = 0.25
 PATCH_SIZE = 16  # pixels per cell of the deepest map, fixed by SAM 2's decoder
@@ -104,9 +107,8 @@ def build_segmenter(settings: PretrainedModel) -> Segmenter:
         CastError: the weights cannot be had or do not fit.
     """
     if settings.pretrained is not None:
-        return Segmenter(
-            load_pretrained(Sam2Model, settings.pretrained, settings.revision, "segmenter.pretrained")
-        )
+        folder = locate(settings, "segmenter")
+        return Segmenter(load_pretrained(Sam2Model, MODEL_TYPES, folder, "segmenter.pretrained"))
     assert settings.architecture is not None
     model = Sam2Model(sam2_config(settings.architecture))
     initialise(model)

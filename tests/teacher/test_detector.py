@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import huggingface_hub.constants
 import pytest
 import torch
 from torchvision.ops import box_iou
 
-from cast.config import InferenceSettings, PretrainedModel
+from cast.config import InferenceSettings
 from cast.errors import CastError
-from cast.teacher.detector import _select, build_detector, class_distribution, load_detector
+from cast.teacher.detector import _select, class_distribution
 
 PROPOSAL_HEAD = ("enc_output.", "enc_output_norm.", "encoder_output_bbox_embed.")
 EVERYTHING = InferenceSettings(score_threshold=0.0, nms_iou=1.0)
@@ -115,30 +114,3 @@ def test_detections_are_boxes_inside_the_image(detector):
 def test_more_queries_than_feature_tokens_is_an_error_in_words(detector):
     with pytest.raises(CastError, match="20 queries, more than feature tokens in an image of 16 x 16"):
         detector(torch.rand(1, 3, 16, 16))
-
-
-def test_a_checkpoint_that_cannot_be_downloaded_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        CastError, match=r"detector\.pretrained: 'someone/absent' .*hf download someone/absent"
-    ) as error:
-        build_detector(PretrainedModel(pretrained="someone/absent"), ["car"])
-    assert "\n" not in str(error.value)
-
-
-def test_a_broken_folder_is_named(detector, tmp_path):
-    detector.save(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"cut short")
-    with pytest.raises(CastError, match="not a readable model folder"):
-        load_detector(tmp_path)
-
-
-def test_weights_of_another_model_are_refused(detector, segmenter, tmp_path):
-    detector.save(tmp_path)
-    (tmp_path / "other").mkdir()
-    segmenter.save(tmp_path / "other")
-    (tmp_path / "model.safetensors").write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
-    with pytest.raises(
-        CastError, match="tensors of MMGroundingDinoForObjectDetection are not in the weights"
-    ):
-        load_detector(tmp_path)

@@ -54,6 +54,14 @@ def test_the_local_tokenizer_has_the_ids_the_model_hard_codes_and_survives_savin
     assert AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == tokenizer(text)["input_ids"]
 
 
+@pytest.mark.parametrize("name", ["bus", "\u00ad"])
+def test_a_class_of_unknown_words_is_an_error(name):
+    """All such classes would be prompted alike, with the token for unknown words or with none."""
+    tokenizer = build_tokenizer(NAMES, vocab_size=1100)
+    with pytest.raises(CastError, match=f"class name '{name}': the detector's tokenizer does not know it"):
+        build_prompt(["person", name], tokenizer, max_text_len=32)
+
+
 def test_phrases_hold_no_delimiters():
     assert phrase_of("St._Bernard?") == "st bernard"
 

@@ -3,10 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import Sam2Model, Sam2VideoConfig, Sam2VideoModel
 
-from cast.config import PretrainedModel
-from cast.teacher.segmenter import build_segmenter, load_segmenter
+from cast.teacher.segmenter import load_segmenter
 
 BOXES = torch.tensor(
     [[[10.0, 10, 50, 30], [60, 50, 80, 90], [0, 0, 96, 96], [5, 40, 25, 60], [30, 2, 90, 70]]]
@@ -95,22 +93,3 @@ def test_a_saved_segmenter_comes_back_with_its_options(segmenter, image, tmp_pat
     wanted = segmenter.decode(segmenter.encode(image), BOXES, (96, 96))
     for ours, theirs in zip(again.decode(again.encode(image), BOXES, (96, 96)), wanted, strict=True):
         assert torch.equal(ours, theirs)
-
-
-def test_video_checkpoints_hold_all_that_single_images_need(segmenter, tmp_path):
-    """The released SAM 2.1 checkpoints are of the video model."""
-    config = segmenter.model.config
-    size = {"memory_attention_hidden_size": 128, "memory_encoder_hidden_size": 128}
-    video = Sam2VideoModel(
-        Sam2VideoConfig(
-            vision_config=config.vision_config.to_dict(),
-            prompt_encoder_config=config.prompt_encoder_config.to_dict(),
-            mask_decoder_config=config.mask_decoder_config.to_dict(),
-            image_size=96,
-            **size,
-        )
-    )
-    video.save_pretrained(tmp_path)
-    loaded = build_segmenter(PretrainedModel(pretrained=str(tmp_path)))
-    assert isinstance(loaded.model, Sam2Model)
-    assert torch.equal(loaded.model.mask_decoder.iou_token.weight, video.mask_decoder.iou_token.weight)
