@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 
@@ -13,7 +15,7 @@ from cast.artefacts import digest
 from cast.config import PretrainedModel
 from cast.errors import CastError
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name
 HUB_FILES = ["*.json", "*.txt", "model*.safetensors"]  # configuration, tokenizer, weights
 
@@ -96,14 +98,42 @@ def weights_digest(folder: Path) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
-def _downloaded(name: str, revision: str | None, part: str) -> Path:
+def read_architecture(settings: PretrainedModel, model_types: Sequence[str], part: str) -> dict[str, Any]:
+    """What the config.json of a checkpoint says, nested; of a hub id that file alone is downloaded.
+
+    Args:
+        settings: with `pretrained`.
+        model_types: the `model_type`s that will do.
+        part: section of the configuration, to be named in errors.
+
+    Raises:
+        CastError: the file cannot be had or read, or describes another kind of model.
+    """
+    name = settings.pretrained
+    assert name is not None
+    folder = Path(name) if Path(name).is_dir() else _downloaded(name, settings.revision, part, [CONFIG])
+    path = folder / CONFIG
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = content["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CastError(f"{path}: cannot be read ({error}); download the checkpoint again") from None
+    if found not in model_types:
+        raise CastError(
+            f"{path}: its model_type is {found!r}, not {' or '.join(map(repr, model_types))}; "
+            f"correct {part}.pretrained"
+        )
+    return dict(content)
+
+
+def _downloaded(name: str, revision: str | None, part: str, files: Sequence[str] = HUB_FILES) -> Path:
     """The hub's checkpoint in the local cache."""
     if not HUB_ID.fullmatch(name):
         raise CastError(
             f"{part}.pretrained: '{name}' is no folder; give a checkpoint's folder or a hub id (owner/name)"
         )
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
     except (OSError, ValueError) as error:
         local = f"models/{name.split('/')[-1]}"
         option = f"--revision {revision} " if revision is not None else ""

@@ -6,6 +6,7 @@ Letters in shapes: B images, Q queries, C classes, L tokens of the prompt, S fea
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,22 @@ from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT
 from cast.config import InferenceSettings, PretrainedModel
 from cast.data.batch import Target
 from cast.errors import CastError
-from cast.teacher.checkpoints import locate
+from cast.teacher.checkpoints import locate, read_architecture
 from cast.teacher.prompts import build_prompt, build_tokenizer
-from cast.teacher.weights import load_pretrained, load_tokenizer, read_class_names, write_class_names
+from cast.teacher.weights import (
+    load_pretrained,
+    load_tokenizer,
+    read_class_names,
+    write_class_names,
+)
 
 MODEL_TYPES = ("mm-grounding-dino",)
 CLASS_LOSS_WEIGHT = (
     2.0  # a literal in transformers' Grounding DINO loss too; the other weights are in its config
 )
+
+# torch's words for fewer feature tokens than queries, with data and without.
+TOO_MANY_QUERIES = ("selected index k out of range", "k not in range")
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,7 @@ class Detector(nn.Module):
         try:
             output = self.model((images - self.mean) / self.std, input_ids, labels=labels)
         except RuntimeError as error:
-            if "selected index k out of range" not in str(error):
+            if not any(words in str(error) for words in TOO_MANY_QUERIES):
                 raise
             raise CastError(
                 f"the detector has {self.model.config.num_queries} queries, more than feature tokens in "
@@ -168,9 +177,9 @@ class Detector(nn.Module):
 
     def _class_scores(self, logits: Tensor) -> Tensor:
         tokens = self.class_tokens.to(logits.dtype)
-        with torch.autocast(
-            logits.device.type, enabled=False
-        ):  # half precision would round scores to 0 and 1
+        # Half precision would round scores to 0 and 1. Tensors without data (`meta`) know no autocast.
+        autocast = torch.amp.is_autocast_available(logits.device.type)
+        with torch.autocast(logits.device.type, enabled=False) if autocast else nullcontext():
             return logits[..., : tokens.shape[1]].sigmoid() @ (tokens / tokens.sum(1, keepdim=True)).T
 
     def _weighted_losses(
@@ -235,6 +244,22 @@ def build_detector(settings: PretrainedModel, class_names: Sequence[str]) -> Det
     config: Any = MMGroundingDinoConfig(**settings.architecture)
     tokenizer = build_tokenizer(class_names, config.text_config.vocab_size)
     return Detector(MMGroundingDinoForObjectDetection(config), tokenizer, class_names)
+
+
+def random_detector(settings: PretrainedModel, class_names: Sequence[str]) -> Detector:
+    """A detector with random weights, of the `architecture` or else of what a checkpoint's config says.
+
+    Args:
+        settings: the architecture, or the checkpoint whose config.json is read.
+        class_names: what to detect.
+
+    Raises:
+        CastError: the config.json cannot be had or is another model's, or the prompt is too long.
+    """
+    architecture = settings.architecture
+    if architecture is None:
+        architecture = read_architecture(settings, MODEL_TYPES, "detector")
+    return build_detector(PretrainedModel(architecture=architecture), class_names)
 
 
 def load_detector(folder: Path, class_names: Sequence[str] | None = None) -> Detector:

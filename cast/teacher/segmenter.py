@@ -15,13 +15,14 @@ from transformers import Sam2Config, Sam2Model
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from cast.config import PretrainedModel
-from cast.teacher.checkpoints import locate
+from cast.teacher.checkpoints import locate, read_architecture
 from cast.teacher.weights import load_pretrained
 
 # The released SAM 2.1 checkpoints are of the video model: its memory modules are left out.
 MODEL_TYPES = ("sam2", "sam2_video")
 # The random Fourier features of positions: SAM's unit scale is too fine to learn from scratch in few steps.
 POSITION_SCALE = 0.25
+SINGLE_IMAGE_CONFIGS = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
 PATCH_SIZE = 16  # pixels per cell of the deepest map, fixed by SAM 2's decoder
 
 
@@ -113,6 +114,25 @@ def build_segmenter(settings: PretrainedModel) -> Segmenter:
     model = Sam2Model(sam2_config(settings.architecture))
     initialise(model)
     return Segmenter(model)
+
+
+def random_segmenter(settings: PretrainedModel) -> Segmenter:
+    """A segmenter with random weights, of the `architecture` or else of what a checkpoint's config says.
+
+    Args:
+        settings: the architecture (see `sam2_config`), or the checkpoint whose config.json is read.
+
+    Raises:
+        CastError: the config.json cannot be had or is another model's.
+    """
+    architecture = settings.architecture
+    if architecture is None:
+        content = read_architecture(settings, MODEL_TYPES, "segmenter")
+        # Of a video model's configuration, what concerns single images.
+        architecture = {key: content[key] for key in SINGLE_IMAGE_CONFIGS if key in content}
+        prompt: Any = Sam2Config(**architecture).prompt_encoder_config
+        architecture |= {"image_size": prompt.image_size, "hidden_size": prompt.hidden_size}
+    return build_segmenter(PretrainedModel(architecture=architecture))
 
 
 def load_segmenter(folder: Path) -> Segmenter:
