@@ -217,6 +217,19 @@ def overlay(
     implementation.run(_read(settings), truth, predictions, out)
 
 
+@stage
+def efficiency(
+    settings: SettingsOption,
+    out: Annotated[Path, typer.Option(help="PNG file to write; .pdf, .csv and .md go beside it.")],
+    threads: Threads = 1,
+) -> None:
+    """Measure parameters, FLOPs and latency of teacher and student on this machine, without weights."""
+    _limit_threads(threads)
+    from cast.stages import efficiency as implementation
+
+    implementation.run(_read(settings), out)
+
+
 def _read(settings: str) -> dict[str, Any]:
     """JSON text, or a JSON file; a manifest's `settings` are taken out of it."""
     text, origin = settings, "--settings"

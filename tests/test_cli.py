@@ -16,6 +16,7 @@ STAGES = (
     "tabulate",
     "bias",
     "overlay",
+    "efficiency",
 )
 SCENES = {"format": "streets", "domain": "source", "train_images": 2}
 

@@ -1,0 +1,134 @@
+"""What teacher and student cost an image on the device at hand, with random weights: the paper's Figure 2."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from cast.artefacts import describe_run, digest, write_json
+from cast.benchmarks.report import machine
+from cast.config import PretrainedModel, Settings, Size, StudentSettings
+from cast.config_files import parse, read_yaml
+from cast.data.cityscapes import CLASSES
+from cast.errors import CastError
+from cast.evaluation.efficiency import (
+    Cost,
+    Precision,
+    measure_latency,
+    prediction,
+    student_flops,
+    student_parameters,
+    teacher_flops,
+    teacher_parameters,
+    untrained_student,
+    untrained_teacher,
+)
+from cast.reporting.efficiency import MODELS, REPORTED, efficiency_figure, efficiency_table, efficiency_text
+
+SECTION = "figure2_efficiency"  # of paper_results.yaml
+
+
+class EfficiencyRun(Settings):
+    """What is measured. Of a `pretrained` part without `architecture` the config.json is read, no weights."""
+
+    title: str = "Cost of an image, teacher and student"
+    provenance: Literal["demo", "measured"] = "measured"
+    detector: PretrainedModel
+    segmenter: PretrainedModel
+    student: StudentSettings = StudentSettings()
+    class_names: Annotated[tuple[str, ...], Field(min_length=1)] = tuple(label.name for label in CLASSES)
+    image_size: Size = (1024, 2048)  # of Cityscapes, and of the paper's figure
+    # Instances in the image: boxes that the teacher prompts with, masks that the student draws at full size.
+    boxes: PositiveInt = 20  # Cityscapes has about 18 an image
+    repeats: PositiveInt = 5  # timed predictions, after one that is not
+    precision: Precision = "32-true"
+    # Length of the shorter side after a resize before inference; native size when unset.
+    teacher_short_side: PositiveInt | None = None
+    student_short_side: PositiveInt | None = None
+    paper_results: Path
+
+
+def run(settings: dict[str, Any], out: Path) -> None:
+    """Measure both models, one after the other, and write a figure, a table and their manifest.
+
+    Reading and resizing the image file are data loading and not timed.
+
+    Args:
+        settings: of an `EfficiencyRun`.
+        out: PNG file to write; .pdf, .csv, .md and .manifest.json go beside it.
+
+    Raises:
+        CastError: settings that name or make no model, or a file of reported figures that lacks them.
+    """
+    started = time.time()
+    checked = parse(EfficiencyRun, settings)
+    reported = _read_reported(checked.paper_results)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    costs = {"teacher": _teacher_cost(checked, device), "student": _student_cost(checked, device)}
+    table, conditions = efficiency_table(costs, reported), _conditions(checked, device)
+    text = efficiency_text(table, checked.title, checked.provenance, conditions)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(out.with_suffix(".csv"), index=False)
+    out.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
+    efficiency_figure(table, checked.title, checked.provenance, conditions, out)
+    digests = {str(checked.paper_results): digest(checked.paper_results)}
+    write_json(out.with_suffix(".manifest.json"), describe_run("efficiency", settings, digests, started))
+    print(text)
+
+
+def _teacher_cost(checked: EfficiencyRun, device: torch.device) -> Cost:
+    image = _image(checked.image_size, checked.teacher_short_side)
+    parts, names, boxes = (checked.detector, checked.segmenter), checked.class_names, checked.boxes
+    # First: quick, and finds what is wrong with the settings.
+    flops = teacher_flops(*parts, names, (image.shape[1], image.shape[2]), boxes)
+    teacher = untrained_teacher(*parts, names, boxes).to(device)
+    predict = prediction(teacher, image.to(device), boxes, checked.precision)
+    return Cost(teacher_parameters(teacher), flops, measure_latency(predict, checked.repeats, device))
+
+
+def _student_cost(checked: EfficiencyRun, device: torch.device) -> Cost:
+    image = _image(checked.image_size, checked.student_short_side)
+    num_classes = len(checked.class_names)
+    flops = student_flops(checked.student, num_classes, (image.shape[1], image.shape[2]))
+    student = untrained_student(checked.student, num_classes).to(device)
+    predict = prediction(student, image.to(device), checked.boxes, checked.precision)
+    return Cost(student_parameters(student), flops, measure_latency(predict, checked.repeats, device))
+
+
+def _image(size: tuple[int, int], short_side: int | None) -> Tensor:
+    """A random image (3, H, W), resized as the images of a data set are."""
+    image = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
+    return image if short_side is None else F.resize(image, [short_side], antialias=True)
+
+
+def _conditions(checked: EfficiencyRun, device: torch.device) -> str:
+    height, width = checked.image_size
+    words = [f"{height} × {width} pixels", f"{checked.boxes} instances", "batch of 1", checked.precision]
+    for model, short_side in zip(
+        MODELS, (checked.teacher_short_side, checked.student_short_side), strict=True
+    ):
+        if short_side is not None:
+            words.append(f"{model} at short side {short_side}")
+    words.append(machine())
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        words.append("one thread" if threads == 1 else f"{threads} threads")
+    return ", ".join(words)
+
+
+def _read_reported(path: Path) -> dict[str, dict[str, float]]:
+    """The paper's figures of both models."""
+    section: Any = read_yaml(path).get(SECTION)
+    try:
+        return {model: {key: float(section[model][key]) for key in REPORTED} for model in MODELS}
+    except (KeyError, TypeError, ValueError):
+        raise CastError(
+            f"{path}: {SECTION} must give {', '.join(REPORTED)} of {' and '.join(MODELS)}; "
+            "take the section from config/paper_results.yaml"
+        ) from None
