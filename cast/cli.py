@@ -221,13 +221,34 @@ def overlay(
 def efficiency(
     settings: SettingsOption,
     out: Annotated[Path, typer.Option(help="PNG file to write; .pdf, .csv and .md go beside it.")],
+    data: Annotated[
+        Path | None, typer.Option(help="COCO JSON for its classes; otherwise those of the settings.")
+    ] = None,
     threads: Threads = 1,
 ) -> None:
     """Measure parameters, FLOPs and latency of teacher and student on this machine, without weights."""
     _limit_threads(threads)
     from cast.stages import efficiency as implementation
 
-    implementation.run(_read(settings), out)
+    implementation.run(_read(settings), data, out)
+
+
+@app.command()
+def plan(
+    configuration: Annotated[Path, typer.Argument(help="An experiment: config/<name>.yaml.")],
+    target: Annotated[str, typer.Option(help="A table or figure, `tables`, `figures` or `all`.")] = "all",
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the dataset, where it has one.")] = None,
+    tflops: Annotated[
+        float,
+        typer.Option(
+            help="10¹² FLOPs a second that the GPU does in practice; 50: an A100's at 16 %.", min=1e-3
+        ),
+    ] = 50.0,
+) -> None:
+    """Say what a target of the workflow would run and cost from nothing, and run nothing."""
+    from cast.estimate import describe
+
+    print(describe(configuration, target, data_root, tflops))
 
 
 def _read(settings: str) -> dict[str, Any]:

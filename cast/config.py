@@ -22,6 +22,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 HueShift = Annotated[float, Field(ge=0.0, le=0.5)]  # share of the colour circle
 Size = tuple[PositiveInt, PositiveInt]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 FeatureMap = Literal["deepest", "finest"]
 ROLE_OF_STAGE = {"adapt_teacher": "teacher", "distill_student": "student", "refine_student": "student"}
 
@@ -113,7 +114,8 @@ class PretrainedModel(Settings):
     # Of model.safetensors, as the hub shows it (of several files: see cast/teacher/checkpoints.py); other
     # weights are an error. The foundation's manifest holds that of the weights that were loaded.
     sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = None
-    # Keyword arguments of the transformers configuration class, for models trained by this package.
+    # Keyword arguments of the transformers configuration class, for models trained by this package; beside
+    # `pretrained` it only spares figures and plans of cost a look at the checkpoint.
     architecture: dict[str, Any] | None = None
 
     @model_validator(mode="after")
@@ -243,7 +245,7 @@ class TrainSettings(Settings):
     ema_decay: Fraction | None = None
     accumulate: PositiveInt = 1
     online: OnlineSettings | None = None  # used by the recipes that say `online`
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     # Machinery
     workers: Annotated[int, Field(ge=0)] = 0
     cache_gigabytes: NonNegative = 1.0  # decoded images kept in memory, shared out among the workers
@@ -307,6 +309,16 @@ class EvaluateSettings(Settings):
     overlay_recipes: dict[str, str] = {}  # title of an overlay's column: recipe whose predictions it shows
     # Lowest score drawn; `auto`: each model shows as many instances as the truth holds.
     overlay_score: Fraction | Literal["auto"] = "auto"
+
+
+class EfficiencySettings(Settings):
+    """At which size a figure of kind `efficiency` measures both models, with random weights."""
+
+    image_size: Size = (1024, 2048)  # of Cityscapes, and of the paper's figure; resized as for inference
+    # Instances in the image: boxes that the teacher prompts with, masks that the student draws at full size.
+    boxes: PositiveInt = 20  # Cityscapes has about 18 an image
+    repeats: PositiveInt = 5  # timed predictions, after one that is not
+    precision: Precision = "32-true"
 
 
 class ResourceSettings(Settings):
@@ -423,6 +435,7 @@ class Config(Settings):
     refine_student: TrainSettings
     inference: RoleInference = RoleInference()
     evaluate: EvaluateSettings = EvaluateSettings()
+    efficiency: EfficiencySettings = EfficiencySettings()
     resources: ResourceSettings = ResourceSettings()
     recipes: dict[str, Recipe]
     tables: dict[ResultName, Table]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cast.config import BiasFigure, figure_recipes
+from cast.config import BiasFigure, EfficiencyFigure, figure_recipes
 from cast.plan import FOUNDATION, Plan
 
 
@@ -70,6 +70,8 @@ class JobList:
             else:
                 for seed in self.config.seeds:
                     self._model(recipe, seed, "")
+        if isinstance(figure, EfficiencyFigure):
+            self._add(Job("prepare", "target"))  # for its classes
         self._add(Job(figure.kind, name))
 
     def _evaluation(self, recipe: str, seed: int, budget: str) -> None:

@@ -285,6 +285,8 @@ class Plan:
             return _dump({"figure": figure, "provenance": config.provenance})
         if stage == "bias":
             return self._bias_settings(self._bias(wildcards["figure"]))
+        if stage == "efficiency":
+            return self._efficiency(config.figures[wildcards["figure"]].title)
         assert stage == "overlay", stage
         shown = config.evaluate.model_dump(mode="json", include={"overlay_images", "overlay_score"})
         return shown | {"reading": self._shown_reading()}
@@ -298,6 +300,20 @@ class Plan:
             "images": figure.images,
             "reading": self._shown_reading(),
         }
+
+    def _efficiency(self, title: str) -> dict[str, Any]:
+        config = self.config
+        settings = {
+            "title": title,
+            "provenance": config.provenance,
+            "detector": config.detector,
+            "segmenter": config.segmenter,
+            "student": config.student,
+            "teacher_short_side": config.inference.teacher.short_side,
+            "student_short_side": config.inference.student.short_side,
+            "paper_results": self.paper_results,
+        }
+        return _dump(config.efficiency) | _dump(settings)
 
     def _shown_reading(self) -> dict[str, Any]:
         """Photographs are shown in their own polarity."""

@@ -22,6 +22,7 @@ from cast.errors import CastError
 
 IMAGES, TRUTH = "images", "annotations_instance"
 PUBLISHED = {"training": 20210, "validation": 2000}  # images of each split (arXiv 1608.05442)
+TYPICAL_SIZE = (512, 683)  # height and width of most
 
 
 @cache

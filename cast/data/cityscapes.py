@@ -36,6 +36,7 @@ INSTANCES_PER_CLASS = 1000  # id of an instance: label id · 1000 + its number; 
 PLAIN_IDS = {label.id for label in all_labels if label.id >= 0}
 NUMBERED_IDS = {label.id for label in all_labels if label.hasInstances}
 PUBLISHED = {"train": 2975, "val": 500}  # images of each split (cityscapes-dataset.com)
+IMAGE_SIZE = (1024, 2048)  # height and width of all of them
 
 
 def cityscapes_splits(root: Path, names: Sequence[str] = tuple(PUBLISHED)) -> list[OfficialSplit]:

@@ -13,21 +13,19 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cast.config import InferenceSettings, PretrainedModel, StudentSettings
+from cast.config import InferenceSettings, Precision, PretrainedModel, StudentSettings
 from cast.student.model import Student, num_parameters
 from cast.teacher.composite import CompositeTeacher
 from cast.teacher.detector import Detections, Detector, random_detector
 from cast.teacher.segmenter import random_segmenter
 
 FLOPS_PER_MAC = 2  # torch's convention
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 Size = tuple[int, int]
 

@@ -13,13 +13,13 @@ from torchvision.transforms.v2 import functional as F
 
 from cast.artefacts import describe_run, digest, write_json
 from cast.benchmarks.report import machine
-from cast.config import PretrainedModel, Settings, Size, StudentSettings
+from cast.config import EfficiencySettings, PretrainedModel, StudentSettings
 from cast.config_files import parse, read_yaml
 from cast.data.cityscapes import CLASSES
+from cast.data.coco import read_coco
 from cast.errors import CastError
 from cast.evaluation.efficiency import (
     Cost,
-    Precision,
     measure_latency,
     prediction,
     student_flops,
@@ -34,7 +34,7 @@ from cast.reporting.efficiency import MODELS, REPORTED, efficiency_figure, effic
 SECTION = "figure2_efficiency"  # of paper_results.yaml
 
 
-class EfficiencyRun(Settings):
+class EfficiencyRun(EfficiencySettings):
     """What is measured. Of a `pretrained` part without `architecture` the config.json is read, no weights."""
 
     title: str = "Cost of an image, teacher and student"
@@ -43,24 +43,20 @@ class EfficiencyRun(Settings):
     segmenter: PretrainedModel
     student: StudentSettings = StudentSettings()
     class_names: Annotated[tuple[str, ...], Field(min_length=1)] = tuple(label.name for label in CLASSES)
-    image_size: Size = (1024, 2048)  # of Cityscapes, and of the paper's figure
-    # Instances in the image: boxes that the teacher prompts with, masks that the student draws at full size.
-    boxes: PositiveInt = 20  # Cityscapes has about 18 an image
-    repeats: PositiveInt = 5  # timed predictions, after one that is not
-    precision: Precision = "32-true"
     # Length of the shorter side after a resize before inference; native size when unset.
     teacher_short_side: PositiveInt | None = None
     student_short_side: PositiveInt | None = None
     paper_results: Path
 
 
-def run(settings: dict[str, Any], out: Path) -> None:
+def run(settings: dict[str, Any], data: Path | None, out: Path) -> None:
     """Measure both models, one after the other, and write a figure, a table and their manifest.
 
     Reading and resizing the image file are data loading and not timed.
 
     Args:
         settings: of an `EfficiencyRun`.
+        data: COCO JSON whose categories take the place of `class_names`, or None.
         out: PNG file to write; .pdf, .csv, .md and .manifest.json go beside it.
 
     Raises:
@@ -68,6 +64,8 @@ def run(settings: dict[str, Any], out: Path) -> None:
     """
     started = time.time()
     checked = parse(EfficiencyRun, settings)
+    if data is not None:
+        checked = checked.model_copy(update={"class_names": tuple(read_coco(data).class_names)})
     reported = _read_reported(checked.paper_results)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     costs = {"teacher": _teacher_cost(checked, device), "student": _student_cost(checked, device)}

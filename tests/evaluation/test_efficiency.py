@@ -139,7 +139,7 @@ def test_a_checkpoints_config_is_enough(tmp_path):
     for one, other in ((detector, again), (segmenter, masks)):
         shapes = {name: value.shape for name, value in one.named_parameters()}
         assert shapes == {name: value.shape for name, value in other.named_parameters()}
-    with pytest.raises(CastError, match="model_type 'sam2_video'; set"):
+    with pytest.raises(CastError, match="model_type is 'sam2_video', not"):
         random_detector(PretrainedModel(pretrained=str(tmp_path / "segmenter")), NAMES)
 
 
@@ -197,7 +197,7 @@ SETTINGS = {
 
 def test_the_stage_writes_everything(tmp_path):
     out = tmp_path / "figures" / "figure2.png"
-    efficiency.run(SETTINGS, out)
+    efficiency.run(SETTINGS, None, out)
     assert {path.name for path in out.parent.iterdir()} == {
         f"figure2.{suffix}" for suffix in ("png", "pdf", "csv", "md", "manifest.json")
     }
@@ -233,6 +233,6 @@ def test_the_stage_writes_everything(tmp_path):
 )
 def test_wrong_settings_are_named(tmp_path, change, message):
     with pytest.raises(CastError, match=message) as error:
-        efficiency.run(SETTINGS | change, tmp_path / "figures" / "figure2.png")
+        efficiency.run(SETTINGS | change, None, tmp_path / "figures" / "figure2.png")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "figures").exists()

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from cast.config_files import load
+from cast.jobs import JobList
+from cast.plan import Plan
+
+SMOKE = Path(__file__).parents[2] / "config" / "smoke.yaml"
 SEED = "seed0/"
 TABLES, OVERLAYS = "tables/summary.csv", "figures/overlays.png"
 DETECTOR, SEGMENTER = "foundation/teacher/detector", "foundation/teacher/segmenter"
@@ -213,6 +220,18 @@ def test_each_label_budget_has_its_own_split_and_the_experiments_own_is_not_run_
 
 def test_a_table_without_its_students_or_budgets_is_no_target(fresh):
     own = fresh.folder / "own.yaml"
-    own.write_text("extends: demo.yaml\nname: own\nstudents: {}\n")
+    (fresh.folder / "images").mkdir()
+    (fresh.folder / "instances.json").touch()
+    own.write_text("extends: nuclei.yaml\nname: own\ndata_root: .\n")
     run = fresh.snakemake("table5", "--dry-run", config=own)
     assert run.returncode != 0 and "table5" in run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("target", ["all", "table6", "figure3", "figure5", "tables", "figures"])
+def test_the_list_of_jobs_is_snakemakes(fresh, target):
+    plan = Plan(load(SMOKE), str(SMOKE.parent))
+    expected = Counter(job.stage for job in JobList(plan, target).jobs)
+    run = fresh.snakemake(target, "--dry-run", "--quiet", "host", "reason", "rules")
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", run.stdout + run.stderr, flags=re.MULTILINE))
+    assert {stage: int(counts[stage]) for stage in expected} == expected
+    assert int(counts["total"]) == expected.total() + 1  # the target itself

@@ -11,8 +11,10 @@ from cast.config import Settings
 from cast.config_files import load, parse
 from cast.plan import Plan
 from cast.stages import (
+    bias,
     curves,
     distill_student,
+    efficiency,
     evaluate,
     foundation,
     overlay,
@@ -39,6 +41,8 @@ READERS = [
     ("evaluate", {"recipe": "student_cast_refined"}, evaluate.EvaluateRun),
     ("tabulate", {"table": "table1"}, tabulate.TabulateRun),
     ("curves", {"figure": "figure3"}, curves.CurvesRun),
+    ("bias", {"figure": "figure5"}, bias.BiasRun),
+    ("efficiency", {"figure": "figure2"}, efficiency.EfficiencyRun),
     ("overlay", {}, overlay.OverlayRun),
 ]
 

@@ -1,5 +1,6 @@
 rule efficiency:
     input:
+        data="results/{name}/data/target",
         paper_results=plan.paper_results,
     output:
         png=report(
@@ -27,4 +28,5 @@ rule efficiency:
     params:
         settings=plan.settings("efficiency"),
     shell:
-        "cast efficiency --settings {params.settings:q} --out {output.png:q} --threads {threads} 2>&1 | tee {log:q}"
+        "cast efficiency --settings {params.settings:q} --data {input.data:q}/train.json --out {output.png:q}"
+        " --threads {threads} 2>&1 | tee {log:q}"
