@@ -1,7 +1,7 @@
 """What flows between the parts: targets, batches and predicted instances.
 
 Letters in shapes: B images, N instances, H×W pixels of the crop or image, C classes without no-object.
-None is frozen: Fabric passes what enters and leaves a module through copies that it fills in.
+No dataclass is frozen: Fabric passes those that leave a module through copies that it fills in.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ class Target:
         return Target(self.masks.to(device), self.labels.to(device), weights)
 
 
-@dataclass
 class Batch:
     """Two views of the same crops with their instances.
+
+    No dataclass: Fabric rounds the floats in one to half precision on their way into a module.
 
     Attributes:
         weak_images: float32 (B, 3, H, W), RGB in 0 … 1, geometry only.
@@ -49,11 +50,16 @@ class Batch:
         image_ids: COCO ids.
     """
 
-    weak_images: Tensor
-    strong_images: Tensor
-    targets: list[Target]
-    valid: Tensor
-    image_ids: list[int]
+    def __init__(
+        self,
+        weak_images: Tensor,
+        strong_images: Tensor,
+        targets: list[Target],
+        valid: Tensor,
+        image_ids: list[int],
+    ) -> None:
+        self.weak_images, self.strong_images = weak_images, strong_images
+        self.targets, self.valid, self.image_ids = targets, valid, image_ids
 
     def first(self, number: int) -> Batch:
         """The first `number` images."""
