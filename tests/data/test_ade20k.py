@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
+from official_trees import write_ade20k_image
 from PIL import ExifTags, Image
 
 from cast.data.ade20k import ade20k_splits, categories
@@ -18,16 +18,7 @@ HEIGHT, WIDTH = 30, 40
 
 
 def write_image(root: Path, name: str, boxes=(), split: str = "training") -> Path:
-    """An image and its labels: boxes (class 1 … 100, instance, x, y, side); returns the label file."""
-    for part in ("images", "annotations_instance"):
-        (root / part / split).mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (WIDTH, HEIGHT), 90).save(root / "images" / split / f"{name}.jpg")
-    pixels = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
-    for label, number, x, y, side in boxes:
-        pixels[y : y + side, x : x + side] = (label, number, 0)
-    path = root / "annotations_instance" / split / f"{name}.png"
-    Image.fromarray(pixels).save(path)
-    return path
+    return write_ade20k_image(root, split, name, boxes, (HEIGHT, WIDTH))
 
 
 def read_training(root: Path) -> CocoData:

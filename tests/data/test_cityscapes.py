@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cityscapesscripts.evaluation.instances2dict import instances2dict
-from cityscapesscripts.helpers.annotation import Annotation as Polygons
-from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
+from official_trees import write_cityscapes_frame
 from PIL import Image
 
 from cast.data.cityscapes import CATEGORIES, cityscapes_splits
@@ -37,27 +35,7 @@ OBJECTS = [
 
 
 def write_frame(root: Path, split: str, city: str, frame: int, objects=OBJECTS) -> str:
-    """An image, its polygons and the official tools' image of ids; returns the stem."""
-    stem = f"{city}_{frame:06d}_000019"
-    for part in ("leftImg8bit", "gtFine"):
-        (root / part / split / city).mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(frame).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png")
-    truth = root / "gtFine" / split / city
-    content = {
-        "imgHeight": HEIGHT,
-        "imgWidth": WIDTH,
-        "objects": [
-            {"label": label, "polygon": polygon} | ({"deleted": 1} if deleted else {})
-            for label, polygon, deleted in objects
-        ],
-    }
-    (truth / f"{stem}_gtFine_polygons.json").write_text(json.dumps(content))
-    polygons = Polygons()
-    polygons.fromJsonFile(str(truth / f"{stem}_gtFine_polygons.json"))
-    ids = np.asarray(createInstanceImage(polygons, "ids")).astype(np.uint16)
-    Image.fromarray(ids).save(truth / f"{stem}_gtFine_instanceIds.png")
-    return stem
+    return write_cityscapes_frame(root, split, f"{city}_{frame:06d}_000019", objects, (HEIGHT, WIDTH))
 
 
 def read_train(root: Path) -> CocoData:

@@ -81,6 +81,12 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def workflow_in() -> type[Workflow]:
+    """For tests that choose the folder, and the `cast` to run, themselves."""
+    return Workflow
+
+
 @pytest.fixture
 def fresh(tmp_path: Path, stand_in: Path) -> Workflow:
     """A folder in which nothing has run."""
