@@ -106,7 +106,9 @@ class Detector(nn.Module):
         # Deep supervision is part of the set loss; checkpoints for inference have it switched off.
         model.config.auxiliary_loss = True
         self.model = model
-        prompt = build_prompt(class_names, tokenizer, model.config.max_text_len)
+        text_config: Any = model.config.text_config
+        prompt = build_prompt(class_names, tokenizer, text_config.max_position_embeddings)
+        _make_room(model, len(prompt.input_ids))
         self.register_buffer("input_ids", prompt.input_ids, persistent=False)
         self.register_buffer("class_tokens", prompt.class_tokens, persistent=False)
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN)[:, None, None], persistent=False)
@@ -244,6 +246,17 @@ def build_detector(settings: PretrainedModel, class_names: Sequence[str]) -> Det
     config: Any = MMGroundingDinoConfig(**settings.architecture)
     tokenizer = build_tokenizer(class_names, config.text_config.vocab_size)
     return Detector(MMGroundingDinoForObjectDetection(config), tokenizer, class_names)
+
+
+def _make_room(model: MMGroundingDinoForObjectDetection, tokens: int) -> None:
+    """Let a detector read longer prompts than its checkpoint says: 100 classes come near its 256 tokens.
+
+    `max_text_len` has no weights: it is the width to which the logits are padded, and where text is cut off.
+    """
+    if tokens > model.config.max_text_len:
+        owner: Any
+        for owner in (model.config, *(part for part in model.modules() if hasattr(part, "max_text_len"))):
+            owner.max_text_len = tokens
 
 
 def random_detector(settings: PretrainedModel, class_names: Sequence[str]) -> Detector:

@@ -55,13 +55,13 @@ def phrase_of(class_name: str) -> str:
     return phrase
 
 
-def build_prompt(class_names: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_text_len: int) -> Prompt:
+def build_prompt(class_names: Sequence[str], tokenizer: PreTrainedTokenizerBase, positions: int) -> Prompt:
     """Tokenise the prompt of all classes and find each class's tokens.
 
     Args:
         class_names: C names; names of several words give several tokens.
         tokenizer: a BERT tokenizer, of a hub checkpoint or from `build_tokenizer`.
-        max_text_len: the most tokens that the detector reads.
+        positions: the most tokens that its text encoder reads (`max_position_embeddings`).
 
     Raises:
         CastError: no class, a nameless class, one of unknown words, or a prompt that is too long.
@@ -83,11 +83,11 @@ def build_prompt(class_names: Sequence[str], tokenizer: PreTrainedTokenizerBase,
         spans.append((len(input_ids), len(input_ids) + len(piece)))
         input_ids += [*piece, delimiter]
     input_ids.append(tokenizer.sep_token_id)
-    if len(input_ids) > max_text_len:
+    if len(input_ids) > positions:
         longest = max(range(len(pieces)), key=lambda index: len(pieces[index]))
         raise CastError(
             f"the prompt of the {len(phrases)} classes takes {len(input_ids)} tokens and the detector reads "
-            f"{max_text_len} (max_text_len); shorten class names (longest: '{class_names[longest]}', "
+            f"at most {positions}; shorten class names (longest: '{class_names[longest]}', "
             f"{len(pieces[longest])} tokens) or drop classes"
         )
     class_tokens = torch.zeros(len(phrases), len(input_ids), dtype=torch.bool)

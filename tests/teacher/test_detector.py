@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from torchvision.ops import box_iou
 
-from cast.config import InferenceSettings
+from cast.config import InferenceSettings, PretrainedModel
 from cast.errors import CastError
-from cast.teacher.detector import _select, class_distribution
+from cast.teacher.detector import _select, build_detector, class_distribution
 
+MODELS = Path(__file__).parents[2] / "config" / "models"
 PROPOSAL_HEAD = ("enc_output.", "enc_output_norm.", "encoder_output_bbox_embed.")
 EVERYTHING = InferenceSettings(score_threshold=0.0, nms_iou=1.0)
 
@@ -114,3 +118,17 @@ def test_detections_are_boxes_inside_the_image(detector):
 def test_more_queries_than_feature_tokens_is_an_error_in_words(detector):
     with pytest.raises(CastError, match="20 queries, more than feature tokens in an image of 16 x 16"):
         detector(torch.rand(1, 3, 16, 16))
+
+
+def test_a_prompt_longer_than_the_checkpoint_reads_makes_room(detector, images, targets):
+    """100 classes may pass the released checkpoints' 256 tokens; their text encoders have 512 positions."""
+    tiny = yaml.safe_load((MODELS / "detector_tiny.yaml").read_text(encoding="utf-8"))
+    short = PretrainedModel(architecture=tiny | {"max_text_len": 4})
+    other = build_detector(short, detector.class_names)
+    assert other.model.config.max_text_len == len(other.input_ids) == 9
+    other.load_state_dict(detector.state_dict())
+    ours, same = other.eval()(images, targets), detector.eval()(images, targets)
+    assert torch.equal(ours.boxes, same.boxes)
+    torch.testing.assert_close(ours.class_scores, same.class_scores)
+    for name, loss in same.losses.items():
+        torch.testing.assert_close(ours.losses[name], loss)

@@ -17,7 +17,7 @@ def words_of(class_index: int, prompt, tokenizer) -> list[str]:
 
 def test_each_class_owns_exactly_its_words():
     tokenizer = build_tokenizer(NAMES, vocab_size=1100)
-    prompt = build_prompt(NAMES, tokenizer, max_text_len=32)
+    prompt = build_prompt(NAMES, tokenizer, positions=32)
     assert prompt.text == "person . traffic light . t-shirt ."
     assert [words_of(index, prompt, tokenizer) for index in range(3)] == [
         ["person"],
@@ -29,7 +29,7 @@ def test_each_class_owns_exactly_its_words():
 
 def test_spans_agree_with_the_tokenizer_and_the_library():
     tokenizer = build_tokenizer(NAMES, vocab_size=1100)
-    prompt = build_prompt(NAMES, tokenizer, max_text_len=32)
+    prompt = build_prompt(NAMES, tokenizer, positions=32)
     assert prompt.input_ids.tolist() == tokenizer(prompt.text)["input_ids"]
     (label_map,) = build_label_maps(torch.zeros(1, 4, len(prompt.input_ids)), prompt.input_ids[None])
     assert torch.equal(label_map.bool(), prompt.class_tokens), "the loss numbers the classes as we do"
@@ -41,7 +41,7 @@ def test_word_pieces_of_one_word_belong_to_one_class():
     for token, index in tokens.items():
         names[index] = token
     tokenizer = BertTokenizer(vocab={token: index for index, token in enumerate(names)})
-    prompt = build_prompt(["traffic lights", "cars"], tokenizer, max_text_len=32)
+    prompt = build_prompt(["traffic lights", "cars"], tokenizer, positions=32)
     assert words_of(0, prompt, tokenizer) == ["traffic", "light", "##s"]
     assert words_of(1, prompt, tokenizer) == ["car", "##s"]
 
@@ -59,7 +59,7 @@ def test_a_class_of_unknown_words_is_an_error(name):
     """All such classes would be prompted alike, with the token for unknown words or with none."""
     tokenizer = build_tokenizer(NAMES, vocab_size=1100)
     with pytest.raises(CastError, match=f"class name '{name}': the detector's tokenizer does not know it"):
-        build_prompt(["person", name], tokenizer, max_text_len=32)
+        build_prompt(["person", name], tokenizer, positions=32)
 
 
 def test_phrases_hold_no_delimiters():
@@ -67,17 +67,17 @@ def test_phrases_hold_no_delimiters():
 
 
 @pytest.mark.parametrize(
-    ("names", "max_text_len", "message"),
+    ("names", "positions", "message"),
     [
         (["person", "traffic light with a pole"], 8, "longest: 'traffic light with a pole', 5 tokens"),
         ([], 32, "names no classes"),
         (["person", "?"], 32, "class name '\\?'"),
     ],
 )
-def test_unusable_class_lists_are_named(names, max_text_len, message):
+def test_unusable_class_lists_are_named(names, positions, message):
     tokenizer = build_tokenizer(["person", "traffic light with a pole"], vocab_size=1100)
     with pytest.raises(CastError, match=message):
-        build_prompt(names, tokenizer, max_text_len)
+        build_prompt(names, tokenizer, positions)
 
 
 def test_too_small_a_vocabulary_is_named():
