@@ -22,6 +22,8 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 HueShift = Annotated[float, Field(ge=0.0, le=0.5)]  # share of the colour circle
 Size = tuple[PositiveInt, PositiveInt]
+# Of the figures: the demo's, the demo's at fewer steps, or an experiment's own.
+Provenance = Literal["demo", "demo, few steps", "measured"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 FeatureMap = Literal["deepest", "finest"]
 ROLE_OF_STAGE = {"adapt_teacher": "teacher", "distill_student": "student", "refine_student": "student"}
@@ -414,7 +416,7 @@ class Config(Settings):
     """One experiment."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    provenance: Literal["demo", "measured"]  # how tables mark the figures
+    provenance: Provenance  # how tables mark the figures
     reported_dataset: Literal["cityscapes", "ade20k"] | None = None
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     data_root: Path | None = None

@@ -47,7 +47,7 @@ def bias_figure(table: pd.DataFrame, title: str, provenance: str, names: tuple[s
     Args:
         table: of `cast.evaluation.bias.Comparison`.
         title: heading.
-        provenance: "demo" or "measured", said in the heading.
+        provenance: of `cast.config.Provenance`, said in the heading.
         names: what found the instances before and after.
         path: PNG file to write, the PDF beside it.
     """
@@ -103,7 +103,7 @@ def bias_overlays(
         truth: of the images.
         images: RGB, uint8 (H, W, 3), by image id, in the order of `choose_differing`.
         title: heading.
-        provenance: "demo" or "measured", said in the heading.
+        provenance: of `cast.config.Provenance`, said in the heading.
         names: what found the instances before and after.
         path: PNG file to write.
     """

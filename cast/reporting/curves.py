@@ -56,7 +56,7 @@ def curves_figure(logs: pd.DataFrame, title: str, provenance: str, path: Path) -
     Args:
         logs: rows of training logs with their `line` (words in the legend) and `seed`.
         title: heading.
-        provenance: "demo" or "measured", said in the heading.
+        provenance: of `cast.config.Provenance`, said in the heading.
         path: PNG file to write, the PDF beside it.
     """
     figure = Figure(figsize=(10.5, 3.9), dpi=DPI, layout="constrained")

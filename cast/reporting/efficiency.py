@@ -113,7 +113,7 @@ def efficiency_text(table: pd.DataFrame, title: str, provenance: str, conditions
     Args:
         table: of `efficiency_table`.
         title: heading.
-        provenance: "demo" or "measured", of what stands under it.
+        provenance: of `cast.config.Provenance`, of what stands under it.
         conditions: where and how it was measured.
     """
     heads = [f"{model} ({kind})" for kind in (provenance, "reported") for model in (*MODELS, "ratio")]
@@ -150,7 +150,7 @@ def efficiency_figure(table: pd.DataFrame, title: str, provenance: str, conditio
     Args:
         table: of `efficiency_table`.
         title: heading.
-        provenance: "demo" or "measured", names what is measured.
+        provenance: of `cast.config.Provenance`, names what is measured.
         conditions: where and how it was measured.
         path: PNG file to write, the PDF beside it.
     """

@@ -47,7 +47,7 @@ def results_table(
         metrics_by_recipe: {recipe or recipe@percent: {seed: metrics of `evaluate_masks`}}.
         paper_results: contents of paper_results.yaml.
         reported_dataset: whose reported figures stand beside; None for data the paper does not report.
-        provenance: "demo" or "measured", of the measured figures.
+        provenance: of `cast.config.Provenance`, of the measured figures.
 
     Returns:
         Columns `COLUMNS`, after `data` the labelled `percent` where a row names it, and at the end
@@ -175,8 +175,10 @@ def readable(frame: pd.DataFrame, reported_dataset: str | None) -> pd.DataFrame:
 def caption(frame: pd.DataFrame, reported_dataset: str | None, source: str) -> str:
     """One sentence or two on what the figures are."""
     spread = " (mean ± standard deviation over seeds)" if (frame["seeds"] > 1).any() else ""
-    if _provenance(frame) == "demo":
-        measured = f"demo: measured by this software on the demo's toy-size data and models{spread}."
+    origin = _provenance(frame)
+    if origin.startswith("demo"):
+        few = ", trained for a fraction of the demo's steps" if origin != "demo" else ""
+        measured = f"{origin}: measured by this software on the demo's toy-size data and models{few}{spread}."
     else:
         measured = f"measured: by this software with this experiment's own configuration{spread}."
     if reported_dataset is None:

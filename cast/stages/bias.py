@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import PositiveInt, model_validator
 
 from cast.artefacts import describe_run, digest, write_json
-from cast.config import Reading, Settings
+from cast.config import Provenance, Reading, Settings
 from cast.config_files import parse
 from cast.data.coco import Annotation, CocoData, load_image, read_coco
 from cast.data.pseudo_labels import count_instances
@@ -22,7 +22,7 @@ class BiasRun(Settings):
     """What a figure shows."""
 
     title: str
-    provenance: Literal["demo", "measured"]
+    provenance: Provenance
     before_name: str = "pseudo-labels"
     after_name: str = "refined student"
     images: PositiveInt = 6  # rows of the overlays

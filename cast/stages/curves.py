@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from cast.artefacts import describe_run, digest, write_json
-from cast.config import CurvesFigure, Settings
+from cast.config import CurvesFigure, Provenance, Settings
 from cast.config_files import parse
 from cast.errors import CastError
 from cast.reporting.curves import PANELS, curves_figure
@@ -21,7 +21,7 @@ class CurvesRun(Settings):
     """What a figure shows."""
 
     figure: CurvesFigure
-    provenance: Literal["demo", "measured"]
+    provenance: Provenance
 
 
 def run(settings: dict[str, Any], logs: Sequence[str], out: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, PositiveInt
@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as F
 
 from cast.artefacts import describe_run, digest, write_json
 from cast.benchmarks.report import machine
-from cast.config import EfficiencySettings, PretrainedModel, StudentSettings
+from cast.config import EfficiencySettings, PretrainedModel, Provenance, StudentSettings
 from cast.config_files import parse, read_yaml
 from cast.data.cityscapes import CLASSES
 from cast.data.coco import read_coco
@@ -38,7 +38,7 @@ class EfficiencyRun(EfficiencySettings):
     """What is measured. Of a `pretrained` part without `architecture` the config.json is read, no weights."""
 
     title: str = "Cost of an image, teacher and student"
-    provenance: Literal["demo", "measured"] = "measured"
+    provenance: Provenance = "measured"
     detector: PretrainedModel
     segmenter: PretrainedModel
     student: StudentSettings = StudentSettings()

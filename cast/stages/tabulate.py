@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cast.artefacts import describe_run, digest, write_json
-from cast.config import Settings, Table
+from cast.config import Provenance, Settings, Table
 from cast.config_files import parse, read_yaml
 from cast.errors import CastError
 from cast.reporting.tables import METRICS, RECALLS, format_text, results_table, write_table
@@ -20,7 +20,7 @@ class TabulateRun(Settings):
     """What the results table holds, and the file of the figures that the paper reports."""
 
     table: Table
-    provenance: Literal["demo", "measured"]
+    provenance: Provenance
     reported_dataset: Literal["cityscapes", "ade20k"] | None = None
     paper_results: Path
 
