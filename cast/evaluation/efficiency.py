@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
@@ -32,10 +32,10 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Latency:
-    """Times of one prediction after the other.
+    """Times of one prediction in several rounds.
 
     Attributes:
-        milliseconds: one for each repeat, none of the warm-up.
+        milliseconds: one for each round, none of the warm-up.
     """
 
     milliseconds: tuple[float, ...]
@@ -241,24 +241,28 @@ def _words(name: str) -> str:
 # --- latency ------------------------------------------------------------------------------------------------
 
 
-def measure_latency(
-    run: Callable[[], object], repeats: int, device: torch.device, warm_up: int = 1
-) -> Latency:
-    """Time `run`, each time until the device has done all its work.
+def measure_latencies(
+    runs: Mapping[str, Callable[[], object]], repeats: int, device: torch.device, warm_up: int = 1
+) -> dict[str, Latency]:
+    """Time each of `runs` in turn, each time until the device has done all its work.
+
+    In turn, so that whatever else the machine does falls on all of them alike.
 
     Args:
-        run: one prediction.
-        repeats: how many are timed.
+        runs: one prediction each.
+        repeats: how many rounds are timed.
         device: where the work is done.
-        warm_up: runs before that are not timed: memory, kernels and caches are made ready in them.
+        warm_up: rounds before that are not timed: memory, kernels and caches are made ready in them.
     """
-    milliseconds = []
+    milliseconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(warm_up + repeats):
-        started = _clock(device)
-        run()
-        if turn >= warm_up:
-            milliseconds.append(1000.0 * (_clock(device) - started))
-    return Latency(tuple(milliseconds))
+        for name, run in runs.items():
+            started = _clock(device)
+            run()
+            spent = 1000.0 * (_clock(device) - started)
+            if turn >= warm_up:
+                milliseconds[name].append(spent)
+    return {name: Latency(tuple(times)) for name, times in milliseconds.items()}
 
 
 def prediction(

@@ -20,7 +20,7 @@ from cast.data.coco import read_coco
 from cast.errors import CastError
 from cast.evaluation.efficiency import (
     Cost,
-    measure_latency,
+    measure_latencies,
     prediction,
     student_flops,
     student_parameters,
@@ -50,7 +50,7 @@ class EfficiencyRun(EfficiencySettings):
 
 
 def run(settings: dict[str, Any], data: Path | None, out: Path) -> None:
-    """Measure both models, one after the other, and write a figure, a table and their manifest.
+    """Measure both models, in turn, and write a figure, a table and their manifest.
 
     Reading and resizing the image file are data loading and not timed.
 
@@ -68,7 +68,7 @@ def run(settings: dict[str, Any], data: Path | None, out: Path) -> None:
         checked = checked.model_copy(update={"class_names": tuple(read_coco(data).class_names)})
     reported = _read_reported(checked.paper_results)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    costs = {"teacher": _teacher_cost(checked, device), "student": _student_cost(checked, device)}
+    costs = _costs(checked, device)
     table, conditions = efficiency_table(costs, reported), _conditions(checked, device)
     text = efficiency_text(table, checked.title, checked.provenance, conditions)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -80,23 +80,30 @@ def run(settings: dict[str, Any], data: Path | None, out: Path) -> None:
     print(text)
 
 
-def _teacher_cost(checked: EfficiencyRun, device: torch.device) -> Cost:
-    image = _image(checked.image_size, checked.teacher_short_side)
-    parts, names, boxes = (checked.detector, checked.segmenter), checked.class_names, checked.boxes
+def _costs(checked: EfficiencyRun, device: torch.device) -> dict[str, Cost]:
+    """Of both models."""
+    names, boxes, student_settings = checked.class_names, checked.boxes, checked.student
+    parts = (checked.detector, checked.segmenter)
+    for_teacher = _image(checked.image_size, checked.teacher_short_side)
+    for_student = _image(checked.image_size, checked.student_short_side)
     # First: quick, and finds what is wrong with the settings.
-    flops = teacher_flops(*parts, names, (image.shape[1], image.shape[2]), boxes)
+    flops = {
+        "teacher": teacher_flops(*parts, names, _size(for_teacher), boxes),
+        "student": student_flops(student_settings, len(names), _size(for_student)),
+    }
     teacher = untrained_teacher(*parts, names, boxes).to(device)
-    predict = prediction(teacher, image.to(device), boxes, checked.precision)
-    return Cost(teacher_parameters(teacher), flops, measure_latency(predict, checked.repeats, device))
+    student = untrained_student(student_settings, len(names)).to(device)
+    parameters = {"teacher": teacher_parameters(teacher), "student": student_parameters(student)}
+    runs = {
+        "teacher": prediction(teacher, for_teacher.to(device), boxes, checked.precision),
+        "student": prediction(student, for_student.to(device), boxes, checked.precision),
+    }
+    latencies = measure_latencies(runs, checked.repeats, device)
+    return {model: Cost(parameters[model], flops[model], latencies[model]) for model in MODELS}
 
 
-def _student_cost(checked: EfficiencyRun, device: torch.device) -> Cost:
-    image = _image(checked.image_size, checked.student_short_side)
-    num_classes = len(checked.class_names)
-    flops = student_flops(checked.student, num_classes, (image.shape[1], image.shape[2]))
-    student = untrained_student(checked.student, num_classes).to(device)
-    predict = prediction(student, image.to(device), checked.boxes, checked.precision)
-    return Cost(student_parameters(student), flops, measure_latency(predict, checked.repeats, device))
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[1], image.shape[2]
 
 
 def _image(size: tuple[int, int], short_side: int | None) -> Tensor:

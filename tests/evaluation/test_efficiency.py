@@ -19,7 +19,7 @@ from cast.errors import CastError
 from cast.evaluation import efficiency as measuring
 from cast.evaluation.efficiency import (
     count_flops,
-    measure_latency,
+    measure_latencies,
     prediction,
     student_flops,
     student_parameters,
@@ -135,6 +135,7 @@ def test_a_checkpoints_config_is_enough(tmp_path):
     path = tmp_path / "segmenter" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "sam2_video"}))
     again = random_detector(PretrainedModel(pretrained=str(tmp_path / "detector")), NAMES)
+    random_detector(PretrainedModel(pretrained="absent", architecture=DETECTOR.architecture), NAMES)
     masks = random_segmenter(PretrainedModel(pretrained=str(tmp_path / "segmenter")))
     for one, other in ((detector, again), (segmenter, masks)):
         shapes = {name: value.shape for name, value in one.named_parameters()}
@@ -146,18 +147,21 @@ def test_a_checkpoints_config_is_enough(tmp_path):
 # --- latency ------------------------------------------------------------------------------------------------
 
 
-def test_warm_up_is_not_timed(monkeypatch):
-    seconds = iter([0.0, 10.0, 10.04, 20.0, 20.01, 30.0, 30.02])
+def test_models_take_turns_and_warm_up_is_not_timed(monkeypatch):
+    # Start and end of two runs, in a round of warm-up and two that are timed.
+    seconds = iter([0, 9, 10, 19, 20.0, 20.04, 21.0, 21.01, 30.0, 30.02, 31.0, 31.03])
     monkeypatch.setattr(measuring, "_clock", lambda device: next(seconds))
-    runs = []
-    found = measure_latency(lambda: runs.append(1), 3, CPU)
-    assert len(runs) == 4
-    assert found.milliseconds == pytest.approx((40, 10, 20))
-    assert (found.median, found.fps) == pytest.approx((20, 50))
+    turns: list[str] = []
+    runs = {name: lambda name=name: turns.append(name) for name in ("a", "b")}
+    found = measure_latencies(runs, 2, CPU)
+    assert turns == ["a", "b"] * 3
+    assert found["a"].milliseconds == pytest.approx((40, 20))
+    assert found["b"].milliseconds == pytest.approx((10, 30))
+    assert (found["b"].median, found["b"].fps) == pytest.approx((20, 50))
 
 
 def test_latency_is_that_of_the_run():
-    assert measure_latency(lambda: time.sleep(0.01), 2, CPU).median >= 10
+    assert measure_latencies({"a": lambda: time.sleep(0.01)}, 2, CPU)["a"].median >= 10
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
