@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke test lint schema environment bench-contrastive
+.PHONY: help demo smoke test lint schema environment bench-contrastive bench-efficiency
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -58,6 +58,9 @@ lint: $(STAMP) ## style, types and workflow
 
 bench-contrastive: $(STAMP) ## time and memory of the contrastive loss, into docs/measurements.md (8 minutes)
 	@python -m cast.benchmarks.contrastive $(ARGS)
+
+bench-efficiency: $(STAMP) ## parameters, FLOPs and latency of the full-size models, into docs/measurements.md (15 minutes, 17 GB)
+	@python -m cast.benchmarks.efficiency --threads $(CORES) $(ARGS)
 
 schema: $(STAMP) ## write workflow/schemas/config.schema.json anew from cast/config.py
 	@python -m cast.schema > workflow/schemas/config.schema.json

@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/bench-efficiency/figure2.png"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    efficiency.run(full_size(arguments.repeats), arguments.out)
+    efficiency.run(full_size(arguments.repeats), None, arguments.out)
     text = arguments.out.with_suffix(".md").read_text(encoding="utf-8")
     write_section(render(text, pd.read_csv(arguments.out.with_suffix(".csv"))), "bench-efficiency")
 
