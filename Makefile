@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke test lint schema environment bench-contrastive bench-efficiency
+.PHONY: help demo smoke test lint schema environment bench-contrastive bench-efficiency bench-memory
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -61,6 +61,9 @@ bench-contrastive: $(STAMP) ## time and memory of the contrastive loss, into doc
 
 bench-efficiency: $(STAMP) ## parameters, FLOPs and latency of the full-size models, into docs/measurements.md (15 minutes, 17 GB)
 	@python -m cast.benchmarks.efficiency --threads $(CORES) $(ARGS)
+
+bench-memory: $(STAMP) ## memory of a training step at full size, into docs/reproduce.md (5 minutes, 15 GB)
+	@python -m cast.benchmarks.memory
 
 schema: $(STAMP) ## write workflow/schemas/config.schema.json anew from cast/config.py
 	@python -m cast.schema > workflow/schemas/config.schema.json
