@@ -107,7 +107,7 @@ def report(config: Config) -> str:
     ]
     return "\n".join(
         [
-            f"`make bench-memory`, {date.today()}: what autograd keeps of an image's forward pass and losses.",
+            f"`make bench-memory`, {date.today()}: what autograd keeps of an image's forward pass.",
             "",
             "| model | training crop | float32 | bf16 autocast |",
             "|---|---|---|---|",
