@@ -395,6 +395,8 @@ class BiasFigure(Settings):
     title: str
     before: str  # recipe whose pseudo-labels are judged
     after: str  # recipe whose instances on the same images are set beside them
+    before_name: str = "pseudo-labels"  # words in the legend
+    after_name: str = "refined student"
     images: PositiveInt = 6  # rows of overlays
 
 

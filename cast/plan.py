@@ -295,8 +295,8 @@ class Plan:
         return {
             "title": figure.title,
             "provenance": self.config.provenance,
-            "before_name": figure.before,
-            "after_name": figure.after,
+            "before_name": figure.before_name,
+            "after_name": figure.after_name,
             "images": figure.images,
             "reading": self._shown_reading(),
         }

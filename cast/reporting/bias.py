@@ -124,7 +124,7 @@ def bias_overlays(
         )
     least = len(rows) // 2
     heading = (
-        f"{title} ({provenance}): of {len(mended)} images the {len(rows) - least} with the largest and the "
+        f"{title} ({provenance})\nOf {len(mended)} images the {len(rows) - least} with the largest and the "
         f"{least} with the smallest gain, mistakes mended minus new ones\n"
         "× false instance     ○ true instance missed"
     )
