@@ -248,6 +248,7 @@ class TrainSettings(Settings):
     accumulate: PositiveInt = 1
     online: OnlineSettings | None = None  # used by the recipes that say `online`
     precision: Precision = "32-true"
+    recompute: bool = False  # layers run again in the backward pass: less memory, a third more time
     # Machinery
     workers: Annotated[int, Field(ge=0)] = 0
     cache_gigabytes: NonNegative = 1.0  # decoded images kept in memory, shared out among the workers

@@ -22,6 +22,7 @@ from cast.progress import Progress
 from cast.training.ema import build_ema
 from cast.training.online_labels import OnlineLabeller
 from cast.training.optimizer import build_optimizer, build_schedule
+from cast.training.recomputation import recomputed
 
 Batches = Iterator[Batch] | Iterator[Batch | None] | None
 Model = TypeVar("Model", bound=nn.Module)
@@ -80,7 +81,10 @@ def train(
             if labeller is not None and step >= burn_in and batches[1] is not None:
                 with fabric.autocast():
                     batches[1] = labeller(batches[1])
-            with fabric.no_backward_sync(wrapped, enabled=micro_step < settings.accumulate - 1):
+            with (
+                recomputed(model, settings.recompute),
+                fabric.no_backward_sync(wrapped, enabled=micro_step < settings.accumulate - 1),
+            ):
                 terms: Terms = wrapped(batches[0], batches[1], temperature)
                 fabric.backward(terms.total / settings.accumulate)
         if settings.clip_norm is not None:
