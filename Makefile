@@ -62,7 +62,7 @@ bench-contrastive: $(STAMP) ## time and memory of the contrastive loss, into doc
 bench-efficiency: $(STAMP) ## parameters, FLOPs and latency of the full-size models, into docs/measurements.md (15 minutes, 17 GB)
 	@python -m cast.benchmarks.efficiency --threads $(CORES) $(ARGS)
 
-bench-memory: $(STAMP) ## memory of a training step at full size, into docs/reproduce.md (5 minutes, 15 GB)
+bench-memory: $(STAMP) ## memory of a training step at full size, into docs/reproduce.md (5 minutes, 12 GB)
 	@python -m cast.benchmarks.memory
 
 schema: $(STAMP) ## write workflow/schemas/config.schema.json anew from cast/config.py

@@ -25,6 +25,7 @@ from cast.losses.mask_classification import MaskClassificationCriterion
 from cast.student.learner import StudentLearner
 from cast.teacher.composite import CompositeTeacher
 from cast.teacher.learner import TeacherLearner
+from cast.training.recomputation import recomputed
 
 CONFIG = Path(__file__).parents[2] / "config"
 GIGABYTE = 10**9
@@ -65,11 +66,13 @@ def student_memory(config: Config, half: bool) -> int:
     """Bytes saved for an image of the student's training crop, in float32 or under bf16 autocast."""
     student = untrained_student(config.student, len(NAMES)).requires_grad_(True)
     learner = StudentLearner(student, MaskClassificationCriterion(config.criterion, len(NAMES)))
-    return _memory(learner, student, config.distill_student.image_size, half)
+    return _memory(
+        learner, student, config.distill_student.image_size, half, config.distill_student.recompute
+    )
 
 
 def teacher_memory(config: Config) -> int:
-    """Bytes saved in float32 for an image of the teacher's training crop, detector and segmenter.
+    """Bytes saved in float32 for an image of the teacher's training crop, by detector and segmenter.
 
     Measured at half the height and width, of which it is four times: whole crops take more memory than small
     machines have, and nearly all of it grows with the pixels.
@@ -79,19 +82,19 @@ def teacher_memory(config: Config) -> int:
     total = 0
     for detector, segmenter in ((teacher.detector, None), (None, teacher.segmenter)):
         part = CompositeTeacher(detector, segmenter, NAMES)
-        total += 4 * _memory(
-            TeacherLearner(part, config.teacher_loss), part, (height // 2, width // 2), half=False
-        )
+        learner = TeacherLearner(part, config.teacher_loss)
+        size = (height // 2, width // 2)
+        total += 4 * _memory(learner, part, size, half=False, recompute=config.adapt_teacher.recompute)
     return total
 
 
-def _memory(learner: nn.Module, model: nn.Module, size: tuple[int, int], half: bool) -> int:
+def _memory(learner: nn.Module, model: nn.Module, size: tuple[int, int], half: bool, recompute: bool) -> int:
     torch.manual_seed(0)
     learner.train()
     images, targets = torch.rand(1, 3, *size), [target(*size)]
 
     def run() -> object:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        with recomputed(model, recompute), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             return learner(images, targets)
 
     return saved_bytes(run, model)
@@ -105,6 +108,7 @@ def report(config: Config) -> str:
         " × ".join(map(str, size))
         for size in (config.distill_student.image_size, config.adapt_teacher.image_size)
     ]
+    recomputing = ", `recompute: true`" if config.adapt_teacher.recompute else ""
     return "\n".join(
         [
             f"`make bench-memory`, {date.today()}: what autograd keeps of an image's forward pass.",
@@ -112,7 +116,7 @@ def report(config: Config) -> str:
             "| model | training crop | float32 | bf16 autocast |",
             "|---|---|---|---|",
             f"| student | {crops[0]} | {student:.1f} GB | {halved:.1f} GB |",
-            f"| teacher | {crops[1]} | {teacher:.0f} GB | – |",
+            f"| teacher{recomputing} | {crops[1]} | {teacher:.1f} GB | – |",
         ]
     )
 
