@@ -24,7 +24,6 @@ from cast.config import (
     InferenceSettings,
     Recipe,
     Size,
-    SplitSettings,
     StudentSettings,
     SyntheticScenes,
     TrainSettings,
@@ -144,8 +143,7 @@ class Estimate:
 
     def unlabelled_images(self, job: Job) -> int:
         """Images of a split that keep no labels."""
-        by_budget = {self.plan.budget(percent): split for percent, split in self.config.budgets.items()}
-        split: SplitSettings = {**by_budget, "": self.config.split}[job.budget]
+        split = self.plan.split({"budget": job.budget})
         total = self.target_data.train
         if split.labelled_list is None:
             return total - round(split.labelled_fraction * total)

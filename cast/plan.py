@@ -141,7 +141,7 @@ class Plan:
 
     def labelled_list(self, wildcards: Wildcards) -> list[str]:
         """The file that names the labelled images, if they are not drawn."""
-        name = self._split(wildcards).labelled_list
+        name = self.split(wildcards).labelled_list
         return [] if name is None else [f"{self.config_folder}/{name}"]
 
     def foundation_data(self, wildcards: Wildcards) -> str:
@@ -247,7 +247,7 @@ class Plan:
         if stage == "split":
             stratify = config.data.stratify if isinstance(config.data, CocoFolder) else "none"
             listed = next(iter(self.labelled_list(wildcards)), None)
-            return _dump(self._split(wildcards)) | {"stratify": stratify, "labelled_list": listed}
+            return _dump(self.split(wildcards)) | {"stratify": stratify, "labelled_list": listed}
         if stage == "foundation":
             return self._foundation(wildcards["part"])
         if stage == "pseudo_label":
@@ -414,7 +414,8 @@ class Plan:
         own = percent is None or self.config.budgets[percent] == self.config.split
         return "" if own else f"_{percent}percent"
 
-    def _split(self, wildcards: Wildcards) -> SplitSettings:
+    def split(self, wildcards: Wildcards) -> SplitSettings:
+        """The split of a label budget, or the experiment's own."""
         by_budget = {self.budget(percent): split for percent, split in self.config.budgets.items()}
         return {**by_budget, "": self.config.split}[wildcards.get("budget", "")]
 

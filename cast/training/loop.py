@@ -72,31 +72,29 @@ def train(
     if online is not None:
         assert ema is not None and inference is not None
         labeller, burn_in = OnlineLabeller(ema.module, online, inference), online.burn_in_steps
-    sources = (labelled, unlabelled)
     log = TrainingLog(log_path, label, settings)
-    for step in range(settings.steps):
-        temperature = temperature_at(step, settings.steps, contrastive)
-        for micro_step in range(settings.accumulate):
-            batches = [_on_device(source, fabric.device) for source in sources]
-            if labeller is not None and step >= burn_in and batches[1] is not None:
-                with fabric.autocast():
-                    batches[1] = labeller(batches[1])
-            with (
-                recomputed(model, settings.recompute),
-                fabric.no_backward_sync(wrapped, enabled=micro_step < settings.accumulate - 1),
-            ):
-                terms: Terms = wrapped(batches[0], batches[1], temperature)
-                fabric.backward(terms.total / settings.accumulate)
-        if settings.clip_norm is not None:
-            fabric.clip_gradients(wrapped, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        done = step + 1
-        log.add(step, terms, batches, optimizer.param_groups[-1]["lr"])
-        schedule.step()
-        # Online labels begin with a copy of the weights that the burn-in ends with.
-        if ema is not None and done >= burn_in:
-            ema.update_parameters(model)
+    with recomputed(model, settings.recompute):
+        for step in range(settings.steps):
+            temperature = temperature_at(step, settings.steps, contrastive)
+            for micro_step in range(settings.accumulate):
+                batches = [_on_device(source, fabric.device) for source in (labelled, unlabelled)]
+                if labeller is not None and step >= burn_in and batches[1] is not None:
+                    with fabric.autocast():
+                        batches[1] = labeller(batches[1])
+                with fabric.no_backward_sync(wrapped, enabled=micro_step < settings.accumulate - 1):
+                    terms: Terms = wrapped(batches[0], batches[1], temperature)
+                    fabric.backward(terms.total / settings.accumulate)
+            if settings.clip_norm is not None:
+                fabric.clip_gradients(
+                    wrapped, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
+                )
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            log.add(step, terms, batches, optimizer.param_groups[-1]["lr"])
+            schedule.step()
+            # Online labels begin with a copy of the weights that the burn-in ends with.
+            if ema is not None and step + 1 >= burn_in:
+                ema.update_parameters(model)
     trained = model if ema is None else cast(Model, ema.module)
     return trained.cpu().eval()
 

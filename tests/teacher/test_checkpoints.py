@@ -45,10 +45,12 @@ def test_the_digest_of_several_files_is_the_one_of_the_documented_command(tmp_pa
     index.write_text(
         '{"weight_map": {"b": "model-00002-of-00002.safetensors", "a": "model-00001-of-00002.safetensors"}}'
     )
-    command = "sha256sum model-*.safetensors | sha256sum"
-    printed = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
+    # sha256sum model-*.safetensors | sha256sum
+    files = sorted(path.name for path in tmp_path.glob("model-*.safetensors"))
+    listing = subprocess.run(["sha256sum", *files], cwd=tmp_path, capture_output=True, check=True).stdout
+    printed = subprocess.run(["sha256sum"], input=listing, capture_output=True, check=True).stdout.decode()
     before = weights_digest(tmp_path)
-    assert before == printed.stdout.split()[0]
+    assert before == printed.split()[0]
     (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"other")
     assert weights_digest(tmp_path) != before
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
