@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -78,18 +78,12 @@ def train(
             temperature = temperature_at(step, settings.steps, contrastive)
             for micro_step in range(settings.accumulate):
                 batches = [_on_device(source, fabric.device) for source in (labelled, unlabelled)]
-                if labeller is not None and step >= burn_in and batches[1] is not None:
-                    with fabric.autocast():
-                        batches[1] = labeller(batches[1])
+                if step >= burn_in:
+                    batches[1] = _labelled_online(batches[1], labeller, fabric)
                 with fabric.no_backward_sync(wrapped, enabled=micro_step < settings.accumulate - 1):
                     terms: Terms = wrapped(batches[0], batches[1], temperature)
                     fabric.backward(terms.total / settings.accumulate)
-            if settings.clip_norm is not None:
-                fabric.clip_gradients(
-                    wrapped, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
-                )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            _update(fabric, wrapped, optimizer, settings.clip_norm)
             log.add(step, terms, batches, optimizer.param_groups[-1]["lr"])
             schedule.step()
             # Online labels begin with a copy of the weights that the burn-in ends with.
@@ -97,6 +91,22 @@ def train(
                 ema.update_parameters(model)
     trained = model if ema is None else cast(Model, ema.module)
     return trained.cpu().eval()
+
+
+def _labelled_online(batch: Batch | None, labeller: OnlineLabeller | None, fabric: Fabric) -> Batch | None:
+    """A batch of D_u with pseudo-labels made now, where the run makes its own; None where it gets none."""
+    if labeller is None or batch is None:
+        return batch
+    with fabric.autocast():
+        return labeller(batch)
+
+
+def _update(fabric: Fabric, wrapped: Any, optimizer: Any, clip_norm: float | None) -> None:
+    """One optimiser step with the gradients at hand, whose norm over all parameters is clipped."""
+    if clip_norm is not None:
+        fabric.clip_gradients(wrapped, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def _on_device(source: Batches, device: torch.device) -> Batch | None:
