@@ -146,13 +146,6 @@ def student_parameters(student: Student) -> dict[str, int]:
 # --- FLOPs --------------------------------------------------------------------------------------------------
 
 
-def count_flops(run: Callable[[], object]) -> int:
-    """FLOPs of whatever `run` does, on any device; its models' parameters must not require gradients."""
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops()
-
-
 @torch.no_grad()
 def student_flops(settings: StudentSettings, num_classes: int, image_size: Size) -> dict[str, int]:
     """FLOPs of one forward pass by part, in about a second: on torch's `meta` device, without weights.
